@@ -1,0 +1,94 @@
+"""Run by test_train.py: one training, killed with SIGKILL again and again and started anew each time; prints how often it was killed.
+
+    python killed_training.py FOLDER OUT.npz    checkpoints in FOLDER; weights and history of the end in OUT.npz
+    python killed_training.py - OUT.npz         the same training, undisturbed and without checkpoints
+
+Each attempt is a forked process. The k-th attempt kills itself at its k-th step, where a step is a batch, or one of the moments of
+writing a file: before, when half of it is written, when all is written but not yet moved into place, after that. So every moment of an epoch is met.
+"""
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fusion_nb import runs, train
+from fusion_nb.batches import FusionData
+from fusion_nb.fusion import build_model
+
+torch.set_num_threads(1)  # a forked process must not inherit the threads of a pool
+
+
+def toy_training(folder):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(90) % 3 == 0).astype("float32")
+    images = rng.integers(0, 150, (90, 1, 16, 16), dtype=np.uint8) + (30 * labels).astype("uint8")[:, None, None, None]
+    data = FusionData(images, rng.normal(size=(90, 4)).astype("float32"), labels)
+    model = build_model("learned_multi_optimiser", "small_cnn", table_dim=4, hidden=(16, 8))
+    config = train.TrainConfig(lr=0.003, batch_size=20, epochs=7, patience=5, schedule="cosine", accelerator="cpu")
+    history = train.fit(model, data, np.arange(60), np.arange(60, 90), config=config, folder=folder, progress=False)
+    return {**{k: t.numpy() for k, t in model.state_dict().items()}, "history": history.to_numpy()}
+
+
+def kill_at(n):
+    """From now on, the n-th of the moments is this process's last."""
+    left = iter(range(n - 1, -1, -1))
+
+    def moment():
+        if next(left) == 0: os.kill(os.getpid(), signal.SIGKILL)
+
+    def step_by_step(original):
+        def batches(*args, **kw):
+            for batch in original(*args, **kw):
+                moment()
+                yield batch
+        return batches
+
+    def write(original):
+        def save_file(tensors, path, metadata):
+            moment()
+            original(tensors, path, metadata)
+            whole = Path(path).read_bytes()
+            Path(path).write_bytes(whole[:len(whole) // 2])
+            moment()
+            Path(path).write_bytes(whole)
+            moment()
+        return save_file
+
+    def move(original):
+        def replace(*paths):
+            original(*paths)
+            moment()
+        return replace
+
+    FusionData.batches = step_by_step(FusionData.batches)
+    train.save_file = write(train.save_file)
+    runs.os.replace = move(os.replace)
+
+
+def attempt(n, folder, out):
+    """Whether the n-th attempt came to the end; each is a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kill_at(n)
+            np.savez(out, **toy_training(folder))
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status): assert os.WTERMSIG(status) == signal.SIGKILL
+    else: assert os.WEXITSTATUS(status) == 0, "the attempt failed by itself"
+    return not os.WIFSIGNALED(status)
+
+
+if __name__ == "__main__":
+    folder, out = sys.argv[1:]
+    if folder == "-":
+        np.savez(out, **toy_training(None))
+    else:
+        kills = next(n for n in range(1, 100) if attempt(n, folder, out)) - 1
+        print(kills)

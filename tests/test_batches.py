@@ -1,0 +1,101 @@
+"""Batches: what is read, in which order, and how images are changed."""
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_nb.batches import Augment, FusionData, seeded
+from fusion_nb.schema import DataError
+
+
+def toy(n=10, images=None):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8) if images is None else images
+    return FusionData(images, np.zeros((n, 2), "float32"), (np.arange(n) % 2).astype("float32"))
+
+
+def mapped(path, n=10, shape=(1, 8, 8)):
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, *shape))
+
+
+@pytest.mark.parametrize("n, batch_size", [(1, 4), (4, 4), (5, 4), (9, 4), (257, 256), (1000, 32)])
+def test_batches_are_nearly_equal_and_complete(n, batch_size):
+    rows = np.random.default_rng(1).permutation(n)
+    parts = [b["row"].numpy() for b in toy(n).batches(rows, batch_size=batch_size)]
+    sizes = [len(p) for p in parts]
+    assert np.array_equal(np.concatenate(parts), rows) and max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+
+
+def test_processes_share_each_batch_without_overlap():
+    shares = [list(toy(50).batches(range(50), batch_size=8, shuffle_seed=(0, 3), rank=r, world=3)) for r in range(3)]
+    whole = list(toy(50).batches(range(50), batch_size=8, shuffle_seed=(0, 3)))
+    for batch, *parts in zip(whole, *shares):
+        assert torch.equal(batch["row"], torch.cat([p["row"] for p in parts]))
+
+
+def test_a_large_mapped_array_is_never_copied(tmp_path):
+    images = mapped(tmp_path / "big.npy", n=6000, shape=(1, 224, 224))  # 300 MB, a hole in the file
+    data = toy(6000, images)
+    tracemalloc.start()
+    for batch in data.batches(range(0, 6000, 60), batch_size=10): assert batch["image"].max() == 0
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    assert len(pickle.dumps(data)) < 1e5  # 6000 rows of table and label; not the images
+    tracemalloc.stop()
+
+
+def test_a_mapped_array_travels_by_name_and_its_view_by_value(tmp_path):
+    images = mapped(tmp_path / "images.npy")
+    images[:] = toy().images
+    images.flush()
+    for part in (images, np.load(tmp_path / "images.npy", mmap_mode="r"), images[3:], images[::2], images[:, :, ::-1]):
+        back = pickle.loads(pickle.dumps(toy(len(part), part)))
+        assert np.array_equal(back.images, part)
+    assert pickle.loads(pickle.dumps(FusionData(None, np.zeros((2, 1), "float32"), np.zeros(2, "float32")))).images is None
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"images": np.zeros((10, 8, 8), np.uint8)}, "uint8"), ({"table": np.zeros((10, 2))}, "float64"),
+    ({"table": np.full((10, 2), np.nan, "float32")}, "row 0, column 0"), ({"labels": np.full(10, 2, "float32")}, "labels 0 or 1"),
+    ({"labels": np.zeros(9, "float32")}, "same cases")])
+def test_wrong_arrays_are_refused(wrong, message):
+    with pytest.raises(DataError, match=message): FusionData(**{**toy().__dict__, **wrong})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_draws_for_each_image_and_leaves_the_input(channels):
+    image = torch.rand(1, channels, 32, 32).expand(16, -1, -1, -1).clone()
+    before = image.clone()
+    with seeded(0): changed = Augment()(image)
+    assert torch.equal(image, before) and changed.shape == image.shape
+    assert len({tuple(x.flatten()[:99].tolist()) for x in changed}) == 16
+    assert 0 <= changed.min() and changed.max() <= 1
+
+
+def only(**kw):
+    return Augment(**{**dict(flip=0, blur_or_contrast=0, elastic=0, scale=0, rotation=0), **kw})
+
+
+@pytest.mark.parametrize("kind", ["flip", "blur_or_contrast", "elastic"])
+def test_probabilities(kind):
+    image = torch.rand(400, 1, 16, 16)
+    with seeded(5): changed = only(**{kind: 0.5})(image)
+    share = ((changed - image).abs().amax((1, 2, 3)) > 0.02).float().mean()
+    assert abs(share - 0.5) < 0.08
+    if kind == "flip": assert torch.allclose(changed[(changed - image).abs().amax((1, 2, 3)) > 0.02],
+                                             image.flip(-1)[(changed - image).abs().amax((1, 2, 3)) > 0.02], atol=1e-3)
+
+
+def test_scale_and_rotation_stay_within_their_range():
+    """The area of a square changes with the square of the scale, the direction of a bar with the angle."""
+    image = torch.zeros(300, 1, 64, 64)
+    image[:, :, 24:40, 24:40] = 1
+    with seeded(1): scaled = only(scale=0.2)(image).sum((1, 2, 3)).div(256).sqrt()
+    assert 0.78 < scaled.min() < 0.83 and 1.17 < scaled.max() < 1.22
+    bar = torch.zeros(300, 1, 64, 64)
+    bar[:, :, 30:34, 10:54] = 1
+    with seeded(1): turned = only(rotation=20.0)(bar)[:, 0]
+    y, x = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
+    angle = torch.rad2deg((turned * x * y).sum((1, 2)) / (turned * x * x).sum((1, 2)).clamp(min=1)).abs()
+    assert 15 < angle.max() < 22

@@ -1,0 +1,119 @@
+"""Paired comparison: against pROC and p.adjust, and its size under the null."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from fusion_nb.compare import claim, compare_models
+from fusion_nb.compare import _adjusted
+from fusion_nb.resample import Resamples, bootstrap_metrics
+from fusion_nb.schema import DataError
+from test_resample import oracle_scores, scores_of  # noqa: F401 (a fixture)
+
+PROC = json.loads((Path(__file__).parent / "oracles/proc.json").read_text())
+
+
+def test_paired_test_equals_proc(oracle_scores):
+    table = compare_models(bootstrap_metrics(oracle_scores, n=5000, seed=2))
+    for ours, theirs in zip(table.itertuples(), PROC["tests"]):
+        assert (ours.model_a, ours.model_b) == (theirs["model_a"], theirs["model_b"])
+        assert ours.z == pytest.approx(theirs["bootstrap_z"], rel=.05)
+        assert ours.z == pytest.approx(theirs["delong_z"], rel=.06)
+
+
+def test_corrections_equal_r():
+    p = pd.Series(PROC["p_adjust"]["p"])
+    assert _adjusted(p, "holm") == pytest.approx(PROC["p_adjust"]["holm"], abs=1e-9)
+    assert _adjusted(p, "fdr_bh") == pytest.approx(PROC["p_adjust"]["BH"], abs=1e-9)
+    assert _adjusted(pd.Series([.01, np.nan, .02]), "holm") == pytest.approx([.02, np.nan, .02], nan_ok=True)
+
+
+def test_swapping_models_flips_the_sign(oracle_scores):
+    from dataclasses import replace
+    swapped = replace(oracle_scores, models=oracle_scores.models[::-1], scores=oracle_scores.scores[:, ::-1])
+    a, b = (compare_models(bootstrap_metrics(s, n=300)) for s in (oracle_scores, swapped))
+    b = b[::-1].reset_index(drop=True)
+    assert np.allclose(a["difference"], -b["difference"]) and np.allclose(a["low"], -b["high"]) and np.allclose(a["p"], b["p"])
+
+
+def test_reference_and_corrections_cover_the_rows_shown(oracle_scores):
+    res = bootstrap_metrics(oracle_scores, n=300)
+    table = compare_models(res, reference="fusion")
+    assert table[["model_a", "model_b"]].values.tolist() == [["image", "fusion"], ["table", "fusion"]]
+    assert table["p_holm"].min() == pytest.approx(2 * table["p"].min())
+
+
+def fake(d, estimate=None) -> Resamples:
+    """Resamples of two models with the differences `d`."""
+    values = np.stack([.5 + np.asarray(d, float), np.full(len(d), .5)], axis=1)[:, :, None]
+    return Resamples(values, np.array([[.5 + (np.nanmean(d) if estimate is None else estimate)], [.5]]), ("a", "b"), ("auc",), 9, 9, "")
+
+
+def test_no_spread():
+    same = compare_models(fake(np.zeros(20))).iloc[0]
+    assert same["p"] == 1 and same["z"] == 0 and "No difference" in claim(same)
+    constant = compare_models(fake(np.full(20, .25))).iloc[0]
+    assert np.isnan(constant[["z", "p", "p_holm", "p_bh"]].astype(float)).all() and "cannot be tested" in claim(constant)
+
+
+def test_undefined_resamples_are_counted():
+    d = np.random.default_rng(0).normal(.1, .05, 100)
+    row = compare_models(fake(np.r_[d, np.nan, np.nan])).iloc[0]
+    assert row["n_undefined"] == 2 and row["z"] == pytest.approx(d.mean() / d.std(ddof=1))
+    assert np.isnan(compare_models(fake([np.nan] * 5, estimate=.1)).iloc[0]["p"])
+
+
+def test_a_claim_follows_the_direction_of_the_metric():
+    row = compare_models(fake(np.random.default_rng(0).normal(.1, .01, 100))).iloc[0]
+    assert claim(row).startswith("a has a higher (better) AUC than b") and "P < 0.001" in claim(row)
+    assert claim(row.replace("auc", "brier")).startswith("b has a lower (better) Brier score than a")
+    weak = compare_models(fake(np.random.default_rng(0).normal(.01, .05, 100))).iloc[0]
+    assert claim(weak).startswith("No difference in AUC was shown")
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda r: compare_models(r, metric="acu"), "metric in these resamples.*Did you mean 'auc'"),
+    (lambda r: compare_models(r, reference="fuson"), "Did you mean 'fusion'"),
+    (lambda r: compare_models(bootstrap_metrics(scores_of([0, 1, 0, 1], a=[.1, .2, .3, .4]), n=5)), "at least two models.*Got a"),
+    (lambda r: compare_models(r, level=1.5), "a level between 0 and 1"),
+])
+def test_bad_input(oracle_scores, call, says):
+    with pytest.raises(DataError, match=says): call(bootstrap_metrics(oracle_scores, n=5))
+
+
+def rejections(cohort, cluster=True, cohorts=200) -> int:
+    """In how many of the null cohorts the paired test gives P < 0.05."""
+    return sum(compare_models(bootstrap_metrics(cohort(np.random.default_rng([2024, c])), n=1000, seed=c, cluster=cluster))["p"].item() < .05
+               for c in range(cohorts))
+
+
+def independent(rng):
+    """200 patients, one case each; two equally good scores that share half of their noise."""
+    label, shared = np.arange(200) % 2, rng.normal(size=200)
+    return scores_of(label, **{m: label + shared + rng.normal(size=200) for m in "ab"})
+
+
+def clustered(rng):
+    """80 patients of 1 to 4 cases; each of two equally good scores has a patient effect of its own."""
+    patient = np.repeat(np.arange(80), rng.integers(1, 5, 80))
+    label = (patient % 2 == 0).astype(int)
+    return scores_of(label, patient, **{m: label + 1.5 * rng.normal(size=80)[patient] + .5 * rng.normal(size=len(patient)) for m in "ab"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cohort", [independent, clustered])
+def test_the_paired_test_rejects_at_its_nominal_rate(cohort):
+    low, high = binom.ppf([.005, .995], 200, .05)
+    rejected = rejections(cohort)
+    print(f"{cohort.__name__}: {rejected} of 200 rejected at 5%")
+    assert low <= rejected <= high
+
+
+@pytest.mark.slow
+def test_rows_drawn_singly_reject_far_too_often_in_clustered_data():
+    rejected = rejections(clustered, cluster=False)
+    print(f"clustered, rows drawn singly: {rejected} of 200 rejected at 5%")
+    assert rejected > binom.ppf(.995, 200, .05)

@@ -1,0 +1,172 @@
+"""The bootstrap: equal to scikit-learn on the drawn rows, to pROC within Monte Carlo error, and to what was published."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fusion_nb.resample as resample
+from fusion_nb.metrics import METRICS, roc_counts
+from fusion_nb.predictions import Scores, read_scores, score_matrix
+from fusion_nb.resample import bootstrap_counts, bootstrap_metrics, intervals, percentile_limits
+from fusion_nb.schema import DataError
+from test_metrics import SKLEARN
+
+ORACLES = Path(__file__).parent / "oracles"
+PROC = json.loads((ORACLES / "proc.json").read_text())
+
+
+def scores_of(label, group=None, **models) -> Scores:
+    cases = pd.DataFrame({"case_id": np.arange(len(label)).astype(str), "group": group, "fold": 0, "label": label})
+    return Scores(cases, tuple(models), np.stack(list(models.values()), axis=1).astype(float))
+
+
+@pytest.fixture(scope="module")
+def oracle_scores() -> Scores:
+    table = pd.read_csv(ORACLES / "scores.csv")
+    return scores_of(table["y_true"].to_numpy(), image=table["image"], table=table["table"], fusion=table["fusion"])
+
+
+def test_every_resample_equals_sklearn_on_the_drawn_rows():
+    rng = np.random.default_rng(0)
+    label = rng.binomial(1, .3, 150)
+    patient = rng.integers(0, 60, 150)
+    models = {f"rounded to {d}": np.clip(.3 * label + .7 * rng.random(150), 0, 1).round(d) for d in (0, 1, 2, 12)}
+    scores = scores_of(label, patient, **models)
+    for cluster in (False, True):
+        got = bootstrap_metrics(scores, METRICS, n=25, seed=3, cluster=cluster)
+        counts = bootstrap_counts(label, patient if cluster else None, n=25, seed=3)
+        for r, c in enumerate(counts):
+            drawn = np.repeat(np.arange(150), c)
+            for m in range(4):
+                want = [SKLEARN[name](label[drawn], scores.scores[drawn, m]) for name in got.metrics]
+                np.testing.assert_allclose(got.values[r, m], want, rtol=0, atol=1e-12)
+
+
+def test_stratified_resamples_keep_the_counts_of_both_classes():
+    label = np.random.default_rng(0).binomial(1, .2, 300)
+    counts = bootstrap_counts(label, n=50)
+    assert counts.dtype == np.uint16 and (counts[:, label == 1].sum(axis=1) == label.sum()).all() and (counts.sum(axis=1) == 300).all()
+    plain = bootstrap_counts(label, n=50, stratified=False)
+    assert (plain.sum(axis=1) == 300).all() and len(np.unique(plain[:, label == 1].sum(axis=1))) > 10
+    assert abs(counts.mean() - 1) < 1e-12 and abs(counts.var() - 1) < .05  # a row is drawn about Poisson(1) times
+
+
+def test_clusters_are_drawn_whole_and_by_stratum():
+    rng = np.random.default_rng(1)
+    patient, label = rng.integers(0, 40, 100), rng.binomial(1, .3, 100)
+    counts = pd.DataFrame(bootstrap_counts(label, patient, n=30).T).groupby(patient)
+    assert (counts.nunique() == 1).all(axis=None)
+    positive = pd.Series(label).groupby(patient).max()
+    per_patient = counts.first()
+    assert (per_patient[positive == 1].sum() == positive.sum()).all() and (per_patient.sum() == len(positive)).all()
+
+
+def test_resamples_do_not_depend_on_the_pieces_they_are_drawn_in(monkeypatch):
+    label, patient = np.tile([0, 1, 1], 20), np.repeat(np.arange(20), 3)
+    scores = scores_of(label, patient, a=np.random.default_rng(0).random(60))
+    whole = bootstrap_metrics(scores, n=100, seed=5)
+    monkeypatch.setattr(resample, "_COUNTS_AT_ONCE", 60 * 17)
+    assert np.array_equal(bootstrap_metrics(scores, n=100, seed=5).values, whole.values)
+    assert np.array_equal(bootstrap_metrics(scores, n=40, seed=5).values, whole.values[:40])
+    assert not np.array_equal(bootstrap_metrics(scores, n=100, seed=6).values, whole.values)
+
+
+def test_undefined_resamples_are_counted():
+    label = np.array([1, 0, 0, 0, 0])
+    scores = scores_of(label, a=[.9, .1, .2, .3, .95])
+    plain = bootstrap_metrics(scores, ("auc", "accuracy"), n=1000, stratified=False)
+    expected = (4 / 5) ** 5 + (1 / 5) ** 5  # no positive drawn, or nothing else
+    table = intervals(plain).set_index("metric")
+    assert table.loc["auc", "n_undefined"] == np.isnan(plain.values[:, 0, 0]).sum() == pytest.approx(1000 * expected, abs=60)
+    assert table.loc["accuracy", "n_undefined"] == 0 and table[["low", "high"]].notna().all(axis=None)
+    assert intervals(bootstrap_metrics(scores, n=100))["n_undefined"].item() == 0
+
+
+def test_limits_where_nothing_is_defined():
+    low, high = percentile_limits(np.array([[np.nan, 1.0], [np.nan, 2.0]]))
+    assert np.isnan(low[0]) and np.isnan(high[0]) and low[1] == 1.025
+
+
+def test_quantile_is_type_7():
+    q = PROC["quantile7"]
+    assert [percentile_limits(np.array(q["x"]))[i] for i in (0, 1)] == pytest.approx([q["q"][0], q["q"][2]], abs=1e-9)
+
+
+def error_of_limits(values, level=.95):
+    """Monte Carlo standard errors of both percentile limits."""
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, tails - .01), np.quantile(values, tails + .01)
+    return np.sqrt(tails * (1 - tails) / len(values)) * (high - low) / .02
+
+
+def proc_line(label, score, counts):
+    """Specificity at 95% sensitivity as pROC has it inside its bootstrap: straight lines through runs of tied scores."""
+    sensitivity, passed = (p / p[:, -1:] for p in roc_counts(label, score, counts))
+    # between equal sensitivities np.interp takes the last point before the crossing and the first after it, as pROC does
+    return np.array([1 - np.interp(.95, x, y) for x, y in zip(sensitivity, passed)])
+
+
+@pytest.mark.parametrize("m, model", list(enumerate(PROC["models"])))
+def test_intervals_equal_proc_within_monte_carlo_error(oracle_scores, m, model):
+    got, proc = bootstrap_metrics(oracle_scores, ("auc", "specificity_at_95_sensitivity"), n=5000, seed=1), PROC["models"][model]
+    area, specificity = got.values[:, m].T
+    line = proc_line(oracle_scores.label, oracle_scores.scores[:, m], bootstrap_counts(oracle_scores.label, n=5000, seed=1))
+    assert (specificity <= line + 1e-12).all() and (model == "table" or np.allclose(specificity, line, rtol=0, atol=1e-12))
+    for ours, theirs in ((area, "bootstrap_ci"), (line, "specificity_at_95_bootstrap")):
+        off = np.abs(np.array(percentile_limits(ours)) - np.array(proc[theirs])[[0, 2]])
+        assert (off <= 4 * np.sqrt(2) * error_of_limits(ours)).all(), (theirs, off)
+    assert np.abs(np.array(percentile_limits(area)) - np.array(proc["delong_ci"])[[0, 2]]).max() < .006
+
+
+def test_published_intervals_on_real_data(data_dir):
+    folder = data_dir / "breast_mri_fusion"
+    pred = pd.concat([read_scores(folder / m / "preds.csv", label="y_true", score="y_prob", model=m) for m in ("image-only", "learned-feature-fusion")])
+    scores = score_matrix(pred)
+    assert len(scores) == 4909 and scores.label.sum() == 1006
+    table = intervals(bootstrap_metrics(scores, ("auc", "specificity_at_95_sensitivity"), n=5000)).set_index(["model", "metric"])
+    for model, point, limits in (("image-only", .849, (.834, .864)), ("learned-feature-fusion", .898, (.885, .909))):
+        row = table.loc[(model, "auc")]
+        assert round(row["estimate"], 3) == point
+        assert [row["low"], row["high"]] == pytest.approx(limits, abs=.002)
+    for model, point, limits in (("image-only", 30.1, (.231, .370)), ("learned-feature-fusion", 49.1, (.388, .553))):
+        row = table.loc[(model, "specificity_at_95_sensitivity")]
+        assert round(100 * row["estimate"], 1) == point
+        assert [row["low"], row["high"]] == pytest.approx(limits, abs=.01)
+        label, score = scores.label, scores.scores[:, scores.models.index(model)]
+        cut = np.sort(score[label == 1])[::-1][955]  # 956 of 1,006 positives are the least that make 95%
+        assert row["estimate"] == np.mean(score[label == 0] < cut)
+    assert "rows were taken as independent" in table["method"].iloc[0]
+
+
+def test_the_method_says_what_was_drawn():
+    label, patient = np.tile([0, 1], 10), np.repeat(np.arange(10), 2)
+    score = np.random.default_rng(0).random(20)
+    told = lambda group, **options: bootstrap_metrics(scores_of(label, group, a=score), n=10, **options)
+    assert "resamples of 10 patients (20 cases)" in told(patient).method and told(patient).n_groups == 10
+    assert "too narrow" in told(patient, cluster=False).method and told(patient, cluster=False).n_groups == 20
+    assert "one per patient" in told(np.arange(20)).method
+    assert "no patient id was given, so rows were taken as independent" in told(None).method and told(None).n_groups == 20
+    assert "stratified" not in told(None, stratified=False).method
+
+
+def test_thresholds_by_model():
+    label = np.tile([0, 1], 10)
+    scores = scores_of(label, a=label * .2, b=label * .8)
+    at = bootstrap_metrics(scores, ("accuracy", "f1"), n=10, threshold={"a": .1, "b": np.full(20, .5)})
+    assert (at.estimate == 1).all() and (bootstrap_metrics(scores, "accuracy", n=10).estimate[:, 0] == [.5, 1]).all()
+    with pytest.raises(DataError, match="model with a threshold.*'b'"): bootstrap_metrics(scores, "accuracy", n=10, threshold={"a": .1})
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda s: bootstrap_metrics(s, ("auc", "specificity_at_95_sensitivty")), "Did you mean 'specificity_at_95_sensitivity'"),
+    (lambda s: bootstrap_metrics(s, n=1), "at least 2 resamples"),
+    (lambda s: intervals(bootstrap_metrics(s, n=5), level=95), "a level between 0 and 1"),
+    (lambda s: bootstrap_metrics(s, n=5).of("f1"), "metric in these resamples"),
+    (lambda s: bootstrap_metrics(scores_of([0, 1], a=[.1, np.nan])), "finite scores"),
+    (lambda s: bootstrap_metrics(scores_of([1, 1], a=[.1, .2])), "both classes"),
+    (lambda s: bootstrap_counts(np.array([0, 1]), np.array(["a", None], object), n=2), "a group for every row"),
+])
+def test_bad_input(call, says):
+    with pytest.raises(DataError, match=says): call(scores_of(np.tile([0, 1], 5), a=np.arange(10) / 10))
