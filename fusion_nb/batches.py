@@ -17,12 +17,12 @@ import torch
 
 from .schema import DataError
 
-# %% ../nbs/40_batches.ipynb #004-adc7ed
+# %% ../nbs/40_batches.ipynb #004-232b40
 @contextmanager
 def seeded(
     *seed: int, # what the draws depend on, such as (seed, epoch); none negative
     device="cpu", # where the draws are made; a CUDA device's generator is seeded and put back too
-) -> Iterator[None]:
+) -> Iterator[None]: # a context: `with seeded(0, 7): ...`
     "Within this block torch draws from `seed` alone; afterwards its generator is as it was."
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -83,7 +83,7 @@ def _check_arrays(images, table, labels):
     if labels.dtype != np.float32 or not np.isin(labels, (0, 1)).all():
         raise DataError("labels 0 or 1 as float32", f"{labels.dtype}, values {np.unique(labels)[:5]}")
 
-# %% ../nbs/40_batches.ipynb #011-86b7a5
+# %% ../nbs/40_batches.ipynb #014-86b7a5
 def _mapping_of(images):
     "Where `images` is mapped from, if it is a whole mapping; else the array itself."
     if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):
@@ -95,7 +95,7 @@ def _reopen(images, table, labels):
     "`FusionData` in the process that received it."
     return FusionData(np.memmap(**images, mode="r") if isinstance(images, dict) else images, table, labels)
 
-# %% ../nbs/40_batches.ipynb #018-c7ced6
+# %% ../nbs/40_batches.ipynb #020-c7ced6
 @dataclass(frozen=True)
 class Augment:
     "Random changes of a batch of images that leave the diagnosis as it is."
@@ -115,7 +115,7 @@ class Augment:
         images = _elastic(side, self.elastic)(images)
         return K.RandomAffine(degrees=self.rotation, scale=(1 - self.scale, 1 + self.scale), p=1.0)(images)
 
-# %% ../nbs/40_batches.ipynb #019-35b125
+# %% ../nbs/40_batches.ipynb #021-35b125
 def _elastic(side, p):
     "kornia's elastic transform with bumps of 1/16 of the side that move pixels by 2 % of the side (standard deviation)."
     sigma, reach = max(side / 16, 1.0), max(side // 8, 2)

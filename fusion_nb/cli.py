@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/74_cli.ipynb #002-dd8633
+# %% ../nbs/74_cli.ipynb #002-9ffde5
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from .schema import DataError
 
-# %% ../nbs/74_cli.ipynb #005-7a2085
+# %% ../nbs/74_cli.ipynb #005-202a39
 def _run(args):
     from fusion_nb.launch import read_parameters, run_study
 
@@ -46,9 +47,9 @@ def _fetch(args):
 
 
 def _sources(args):
-    from fusion_nb.data.fetch import SOURCES
+    from fusion_nb.data.fetch import SOURCES, explain
 
-    for name, source in SOURCES.items(): print(f"{name}  {source.title}")
+    print("\n\n".join(f"{name}\n" + textwrap.indent(explain(name), "  ") for name in SOURCES))
 
 # %% ../nbs/74_cli.ipynb #007-aedaf8
 _MAKE = {"n_patients": (int, 300, "number of patients, each with one to three cases"),

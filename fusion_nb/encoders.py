@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .schema import DataError, check_known
 
-# %% ../nbs/30_encoders.ipynb #004-4a52c6
+# %% ../nbs/30_encoders.ipynb #004-2a3219
 class SmallCNN(nn.Module):
     "Stages of convolution, batch norm, ReLU and pooling, then the mean over positions."
 
@@ -38,6 +38,7 @@ class SmallCNN(nn.Module):
     def forward(self,
         image: Tensor, # (B, C, H, W) in 0 to 1
     ) -> Tensor: # (B, dim)
+        image = image.clone(memory_format=torch.channels_last)  # pooling a few channels is several times faster on a CPU
         return self.stages(image).mean(dim=(2, 3))  # (B, dim, H / 2^stages, W / 2^stages) -> (B, dim)
 
 # %% ../nbs/30_encoders.ipynb #007-440e08

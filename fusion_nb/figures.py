@@ -6,8 +6,8 @@
 __all__ = ['readable', 'interval_text', 'roc_bands', 'plot_roc', 'plot_intervals', 'plot_differences', 'plot_importance',
            'plot_training', 'plot_examples', 'save_figure']
 
-# %% ../nbs/64_figures.ipynb #002-82d991
-from collections.abc import Iterable, Mapping
+# %% ../nbs/64_figures.ipynb #002-20db9a
+from collections.abc import Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from .data.images import decode_image
 from .importance import rank_product
@@ -28,7 +27,7 @@ from .resample import bootstrap_counts
 from .runs import atomic_path
 from .schema import Cohort, DataError, check_columns, check_known
 
-# %% ../nbs/64_figures.ipynb #004-cbf0cc
+# %% ../nbs/64_figures.ipynb #004-935605
 # Okabe and Ito's colours, darkest first; their yellow is left out, because nobody sees it on white paper
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1)), (0, (2.5, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
@@ -38,7 +37,6 @@ _STYLE = {**sns.axes_style("ticks"), "font.size": 9, "axes.titlesize": 10, "axes
          "axes.spines.right": False, "axes.edgecolor": _FAINT, "axes.linewidth": 0.8, "xtick.color": _INK, "ytick.color": _INK,
          "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 3, "ytick.major.size": 3, "text.color": _INK,
          "axes.labelcolor": _INK, "legend.frameon": False, "legend.fontsize": 8.5, "svg.hashsalt": "fusion_nb", "savefig.dpi": 200}
-_PERCENT = ("specificity_at_95_sensitivity",)  # metrics that the field reads in per cent
 
 
 @contextmanager
@@ -50,11 +48,12 @@ def _styled():
     finally: plt.rcParams.update(before)
 
 
-def _looks(
-    names: Iterable, # in a fixed order: the order decides
-) -> dict: # name -> keyword arguments of a line: color, linestyle, marker
-    "A colour, line and marker for each name; seven colours and six lines repeat together only after 42 names."
+def _looks(names):  # -> name -> keyword arguments of a line: color, linestyle, marker
+    "A colour, line and marker for each name, by its place; seven colours and six lines repeat together only after 42 names."
     return {n: {"color": c, "linestyle": l, "marker": m} for n, c, l, m in zip(names, cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS))}
+
+# %% ../nbs/64_figures.ipynb #005-acdd2c
+_PERCENT = ("specificity_at_95_sensitivity",)  # metrics that the field reads in per cent
 
 
 def readable(
@@ -70,7 +69,7 @@ def interval_text(
     low: float, # lower limit
     high: float, # upper limit
     *,
-    metric: str = "auc", # decides between "0.849" and "84.9%"
+    metric: str = "auc", # decides between 0.849 and 84.9 (per cent)
     signed: bool = False, # a plus before positive numbers: for differences
 ) -> str: # "0.849 [0.834, 0.864]"
     "An estimate with its interval, as it stands in a table."
@@ -79,22 +78,13 @@ def interval_text(
     sign = "+" if signed else ""
     return "{0:{3}} [{1:{3}}, {2:{3}}]".format(*(scale * v for v in (estimate, low, high)), sign + form).replace("-", "\N{MINUS SIGN}")
 
-# %% ../nbs/64_figures.ipynb #006-20ab7b
-def _page(
-    ax: Axes | None, # draw here, or on a page of its own
-    height: float, # of the page, inches
-    width: float = 6.5, # a text column of A4 or letter paper
-) -> Axes:
+# %% ../nbs/64_figures.ipynb #007-542c2b
+def _page(ax, height, width=6.5):
     "The axes to draw on."
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 
 
-def _head(
-    ax: Axes, # draw here
-    title: str, # one line
-    note: str, # the line or lines under it: how many cases and patients, what the marks are
-    synthetic: bool, # stamp it
-) -> Axes:
+def _head(ax, title, note, synthetic):
     "Title, note, and the stamp where one is due."
     lines = note.count("\n") + 1
     ax.set_title(title, loc="left", fontweight="bold", pad=9 + 10.5 * lines)
@@ -104,33 +94,23 @@ def _head(
     return ax
 
 
-def _stamp(
-    figure: Figure, # stamped once
-    y: float = 0.01, # height of the stamp's lower edge, at the right
-) -> None:
+def _stamp(figure, y=0.01):
     "Say on the figure that its data are made up."
     if any(t.get_text() == "synthetic data" for t in figure.texts): return
     figure.text(0.993, y, "synthetic data", ha="right", va="bottom", fontsize=8, color=_COLOURS[1],
                 bbox={"facecolor": "white", "edgecolor": _COLOURS[1], "linewidth": 0.8, "boxstyle": "round,pad=0.3"})
 
 
-def _sample(
-    rows: pd.DataFrame, # with n and n_groups
-) -> str: # "252 cases of 252 patients"
+def _sample(rows):  # -> "252 cases of 252 patients"
     "How many cases and patients the rows rest on."
     n, groups = rows["n"].max(), rows["n_groups"].max()
     return f"{n:,} cases of {int(groups):,} patients" if pd.notna(groups) else f"{n:,} cases, their patients unknown"
 
-# %% ../nbs/64_figures.ipynb #008-950f8e
-def _sensitivity_at(
-    grid: np.ndarray, # (G,) false-positive rates
-    label: np.ndarray, # (N,) 0 or 1
-    score: np.ndarray, # (N,)
-    counts: np.ndarray | None = None, # (1, N) a resample; None: the cases as they are
-) -> np.ndarray: # (G,)
+# %% ../nbs/64_figures.ipynb #012-94e36a
+def _sensitivity_at(grid, label, score, counts=None):  # -> (G,)
     "The ROC curve read at `grid`; straight between the points that thresholds reach."
     points = roc_points(label, score, counts=counts)
-    return np.interp(grid, 1 - points["specificity"], points["sensitivity"])
+    return np.interp(grid, np.round(1 - points["specificity"], 12), points["sensitivity"])  # rounded: 1 - 0.9 is a little less than 0.1
 
 
 def roc_bands(
@@ -143,7 +123,7 @@ def roc_bands(
 ) -> pd.DataFrame: # model, false_positive_rate, sensitivity, low, high, n, n_groups
     "The ROC curve of every model with a pointwise bootstrap band; higher is better. What `plot_roc` draws."
     label, group = scores.label, scores.group
-    grid, tail = np.linspace(0, 1, points), (1 - level) / 2
+    grid, tail = np.round(np.linspace(0, 1, points), 12), (1 - level) / 2
     counts = bootstrap_counts(label, group, n=n, seed=seed)
     tables = []
     for model, score in zip(scores.models, scores.scores.T):
@@ -153,7 +133,26 @@ def roc_bands(
                                     "low": low, "high": high}))
     return pd.concat(tables, ignore_index=True).assign(n=len(label), n_groups=np.nan if group is None else len(np.unique(group)))
 
-# %% ../nbs/64_figures.ipynb #010-437a8d
+# %% ../nbs/64_figures.ipynb #015-d80635
+def _chosen(names, known, what="model"):
+    "The names asked for, all of them by default."
+    return list(known) if names is None else [check_known(n, known, what) for n in names]
+
+
+def _with_auc(model, intervals):  # -> "0.849 [0.834, 0.864]  Image only"
+    "The model's line in the legend; the numbers stand first, so that they stand in a column."
+    if intervals is None: return readable(model)
+    row = _rows_of(intervals, "auc").set_index("model").loc[check_known(model, intervals["model"].unique(), "model")]
+    return f"{interval_text(row['estimate'], row['low'], row['high'])}  {readable(model)}"
+
+
+def _rows_of(table, metric):  # -> its rows
+    "The rows of one metric, which must be there."
+    check_columns(table, ["metric", "low", "high", "n", "n_groups"], "the table of the metrics")
+    if table.empty: raise DataError("at least one row to draw", "an empty table")
+    return table[table["metric"] == check_known(metric, table["metric"].unique(), "metric")].reset_index(drop=True)
+
+# %% ../nbs/64_figures.ipynb #016-e6b8fb
 @_styled()
 def plot_roc(
     bands: pd.DataFrame, # from `roc_bands`
@@ -162,65 +161,28 @@ def plot_roc(
     models: list | None = None, # which, in the legend's order; None: all of them
     shaded: list | None = None, # whose band is drawn; None: all if there are at most two
     synthetic: bool = False, # stamp the figure
-    ax: Axes | None = None, # draw here
-) -> Axes:
+    ax: Axes | None = None, # draw here; None: on a page of its own
+) -> Axes: # drawn
     "ROC curves of several models on the same cases; more than five can hardly be told apart, so choose."
     check_columns(bands, ["model", "false_positive_rate", "sensitivity", "low", "high", "n", "n_groups"], "the ROC curves")
+    if bands.empty: raise DataError("at least one ROC curve", "an empty table")
     looks = _looks(bands["model"].unique())
     models = _chosen(models, looks)
     for model, line in zip(models, cycle(_LINES)): looks[model].update(marker=None, linestyle=line)  # the colour stays, the line is new among the chosen
     shaded = _chosen(shaded, looks) if shaded is not None else models * (len(models) <= 2)
-    beside = len(models) > 4
-    ax = _page(ax, 4.2, 6.5 if beside else 4.4)
+    ax = _page(ax, 4.1)
     ax.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, zorder=0)
     for model in models:
         curve, look = bands[bands["model"] == model], looks[model]
         if model in shaded: ax.fill_between(curve["false_positive_rate"], curve["low"], curve["high"], color=look["color"], alpha=0.14, linewidth=0)
         ax.plot(curve["false_positive_rate"], curve["sensitivity"], **look, linewidth=1.6, label=_with_auc(model, intervals))
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="False-positive rate (1 \N{MINUS SIGN} specificity)", ylabel="Sensitivity")
-    ax.legend(**{"loc": "center left", "bbox_to_anchor": (1.02, 0.5)} if beside else {"loc": "lower right"}, alignment="left",
-              handlelength=2.8, title="AUC [95% interval]" if intervals is not None else None)
-    note = f"{_sample(bands)}" + ("; band: 95% pointwise" if shaded else "")
-    return _head(ax, "ROC curves", note, synthetic)
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), alignment="left", handlelength=2.8,  # beside: curves of no use would run into it
+              title="AUC [95% interval]" if intervals is not None else None)
+    return _head(ax, "ROC curves", _sample(bands) + ("; band: 95% pointwise" if shaded else ""), synthetic)
 
-
-def _chosen(
-    names: list | None, # what was asked for
-    known: Mapping, # what there is
-) -> list:
-    "The models asked for, all of them by default."
-    return list(known) if names is None else [check_known(n, known, "model") for n in names]
-
-
-def _with_auc(
-    model: str, # its name
-    intervals: pd.DataFrame | None, # with rows of the metric auc
-) -> str: # "0.849 [0.834, 0.864]  Image only"
-    "The model's line in the legend; the numbers stand first, so that they stand in a column."
-    if intervals is None: return readable(model)
-    row = _rows_of(intervals, "auc").set_index("model").loc[check_known(model, intervals["model"].unique(), "model")]
-    return f"{interval_text(row['estimate'], row['low'], row['high'])}  {readable(model)}"
-
-
-def _rows_of(
-    table: pd.DataFrame, # with a column "metric"
-    metric: str, # which
-) -> pd.DataFrame: # its rows
-    "The rows of one metric, which must be there."
-    check_columns(table, ["metric", "low", "high", "n", "n_groups"], "the table of the metrics")
-    if table.empty: raise DataError("at least one row to draw", "an empty table")
-    return table[table["metric"] == check_known(metric, table["metric"].unique(), "metric")].reset_index(drop=True)
-
-# %% ../nbs/64_figures.ipynb #016-a24bc1
-def _forest(
-    ax: Axes, # draw here
-    rows: pd.DataFrame, # low, high, the estimate's column, and text
-    labels: list, # one per row
-    *,
-    estimate: str, # the estimate's column
-    filled: np.ndarray, # (rows,) marker filled or hollow
-    scale: float = 1, # 100 for per cent
-) -> None:
+# %% ../nbs/64_figures.ipynb #020-f6152d
+def _forest(ax, rows, labels, *, estimate, filled, scale=1):
     "A row per estimate, the first on top, with its interval, and its text at the right."
     y = np.arange(len(rows))
     ax.hlines(y, scale * rows["low"], scale * rows["high"], color=_COLOURS[0], linewidth=1.6)
@@ -234,15 +196,15 @@ def _forest(
     ax.tick_params(axis="y", length=0)
     sns.despine(ax=ax, left=True)
 
-
+# %% ../nbs/64_figures.ipynb #021-b37ee0
 @_styled()
 def plot_intervals(
     intervals: pd.DataFrame, # from `resample.intervals`
     *,
     metric: str = "auc", # which of its metrics
     synthetic: bool = False, # stamp the figure
-    ax: Axes | None = None, # draw here
-) -> Axes:
+    ax: Axes | None = None, # draw here; None: on a page of its own
+) -> Axes: # drawn
     "One metric of every model with its 95% interval, in the order of the table; per cent where the field reads per cent."
     rows = _rows_of(intervals, metric)
     check_columns(rows, ["model", "estimate"], "the table of the metrics")
@@ -254,12 +216,9 @@ def plot_intervals(
     ax.set_xlabel(f"{title}{' (%)' if scale == 100 else ''}, {better} is better")
     return _head(ax, title, f"{_sample(rows)}; bars: 95% bootstrap intervals", synthetic)
 
-# %% ../nbs/64_figures.ipynb #020-4b72cd
-def _against(
-    comparison: pd.DataFrame, # from `compare.compare_models`
-    reference: str | None, # a model, or None for every pair
-) -> pd.DataFrame: # model_a minus model_b, model_b being the reference
-    "The pairs with `reference`, turned so that a positive difference speaks against it."
+# %% ../nbs/64_figures.ipynb #025-3ac7ed
+def _against(comparison, reference):  # -> model_a minus model_b, model_b being the reference
+    "The pairs with `reference`, turned into every other model minus the reference."
     if reference is None: return comparison
     check_known(reference, pd.unique(comparison[["model_a", "model_b"]].to_numpy().ravel()), "model")
     rows = comparison[(comparison["model_a"] == reference) | (comparison["model_b"] == reference)].copy()
@@ -276,8 +235,8 @@ def plot_differences(
     metric: str = "auc", # which of its metrics
     reference: str | None = None, # show every model against this one; None: every pair
     synthetic: bool = False, # stamp the figure
-    ax: Axes | None = None, # draw here
-) -> Axes:
+    ax: Axes | None = None, # draw here; None: on a page of its own
+) -> Axes: # drawn
     "Paired differences with their 95% intervals; filled where P is below 0.05 after Holm's correction over all pairs of the table."
     check_columns(comparison, ["model_a", "model_b", "metric", "difference", "low", "high", "p_holm"], "the comparison")
     rows = _against(_rows_of(comparison, metric), reference)
@@ -293,37 +252,8 @@ def plot_differences(
     heading = f"{title}: every model against {readable(reference)}" if reference else f"{title}: paired differences"
     return _head(ax, heading, f"{_sample(rows)}; bars: 95% bootstrap intervals\nFilled: P < 0.05 after Holm's correction", synthetic)
 
-# %% ../nbs/64_figures.ipynb #025-c5f4e5
-@_styled()
-def plot_importance(
-    summaries: pd.DataFrame | Mapping, # one `importance_summary`, or model -> summary
-    *,
-    note: str = "", # under the title: cases, patients, what the bars are; "" says what the summary knows
-    top: int = 20, # at most so many variables
-    synthetic: bool = False, # stamp the figure
-    ax: Axes | None = None, # draw here
-) -> Axes:
-    "Median drop of the AUC per variable and model with its interval; variables sorted by rank product."
-    summaries = {"": summaries} if isinstance(summaries, pd.DataFrame) else dict(summaries)
-    for model, summary in summaries.items(): check_columns(summary, ["variable", "median", "low", "high", "n_repeats"], f"the importances of {model!r}")
-    names = rank_product(summaries)["variable"].tolist()[:top]
-    ax = _page(ax, 1.3 + len(names) * (0.12 + 0.13 * len(summaries)))
-    offsets = (np.arange(len(summaries)) - (len(summaries) - 1) / 2) * min(0.26, 0.75 / len(summaries))
-    for (model, summary), look, offset in zip(summaries.items(), _looks(summaries).values(), offsets):
-        rows = summary.set_index("variable").loc[names]
-        y, look = np.arange(len(names)) + offset, {**look, "linestyle": "none"}
-        ax.hlines(y, rows["low"], rows["high"], color=look["color"], linewidth=1.3)
-        ax.plot(rows["median"], y, **look, markersize=5, label=readable(model))
-    _importance_axes(ax, names, len(summaries) > 1)
-    repeats = next(iter(summaries.values()))["n_repeats"].max()
-    return _head(ax, "Permutation importance", note or f"Median of {repeats} shuffles; bars: 95% of them, not a sampling interval", synthetic)
-
-
-def _importance_axes(
-    ax: Axes, # draw here
-    names: list, # variables, the first on top
-    legend: bool, # several models
-) -> None:
+# %% ../nbs/64_figures.ipynb #030-a4625b
+def _importance_axes(ax, names, legend):
     "Names at the left, zero marked, and a legend where there is something to tell apart."
     ax.axvline(0, color=_FAINT, linewidth=0.9, zorder=1)
     ax.set_yticks(range(len(names)), [readable(n) for n in names])
@@ -335,7 +265,58 @@ def _importance_axes(
     ax.set_xlabel("Drop of the AUC when the variable is shuffled (%)")
     if legend: ax.legend(loc="lower right", handlelength=1)
 
-# %% ../nbs/64_figures.ipynb #029-31abfd
+# %% ../nbs/64_figures.ipynb #031-5100ed
+@_styled()
+def plot_importance(
+    summaries: pd.DataFrame | Mapping, # one `importance_summary`, or model -> summary
+    *,
+    note: str = "", # second line under the title, such as the number of cases and patients
+    top: int = 20, # at most so many variables
+    synthetic: bool = False, # stamp the figure
+    ax: Axes | None = None, # draw here; None: on a page of its own
+) -> Axes: # drawn
+    "Median drop of the AUC per variable and model with its interval; variables sorted by rank product."
+    summaries = {"": summaries} if isinstance(summaries, pd.DataFrame) else dict(summaries)
+    for model, summary in summaries.items(): check_columns(summary, ["variable", "median", "low", "high", "n_repeats", "over"], f"the importances of {model!r}")
+    names = rank_product(summaries)["variable"].tolist()[:top]
+    ax = _page(ax, 1.45 + len(names) * (0.12 + 0.13 * len(summaries)))
+    offsets = (np.arange(len(summaries)) - (len(summaries) - 1) / 2) * min(0.26, 0.75 / len(summaries))
+    for (model, summary), look, offset in zip(summaries.items(), _looks(summaries).values(), offsets):
+        rows = summary.set_index("variable").loc[names]
+        y, look = np.arange(len(names)) + offset, {**look, "linestyle": "none"}
+        ax.hlines(y, rows["low"], rows["high"], color=look["color"], linewidth=1.3)
+        ax.plot(rows["median"], y, **look, markersize=5, label=readable(model))
+    _importance_axes(ax, names, len(summaries) > 1)
+    what = next(iter(summaries.values()))[["n_repeats", "over"]].iloc[0]
+    bars = f"Median over {what['n_repeats']:,} {what['over']}; bars: 95% of them"
+    if what["over"] == "shuffles": bars += ", not a sampling interval"
+    return _head(ax, "Permutation importance", bars + (f"\n{note}" if note else ""), synthetic)
+
+# %% ../nbs/64_figures.ipynb #035-53cd2d
+def _panels(n, across):  # -> Figure, array of n Axes
+    "A page of equal panels on one scale."
+    across = min(across, n)
+    deep = -(-n // across)
+    figure, grid = plt.subplots(deep, across, figsize=(max(3.8, 1.62 * across), 1.0 + 1.45 * deep), sharex=True, sharey=True,
+                                squeeze=False, layout="constrained")
+    for ax in grid.flat[n:]: ax.remove()
+    for ax in grid.flat[n - across:n]: ax.tick_params(labelbottom=True)  # also above a gap in the last row
+    return figure, grid.ravel()[:n]
+
+
+def _training_curves(ax, history, what, keys):
+    "One model's runs."
+    curves = {"loss": {"train_loss": "training", "val_loss": "validation"}, "auc": {"val_auc": "validation"}}[what]
+    each = [run for _, run in history.groupby(keys)] if keys else [history]
+    for run in each:
+        for (column, name), color, line in zip(curves.items(), _COLOURS, _LINES):
+            ax.plot(run["epoch"], run[column], color=color, linestyle=line, linewidth=1.3, alpha=max(0.3, len(each) ** -0.5), label=name)
+        best = run.loc[run["val_auc"].idxmax()]
+        ax.plot(best["epoch"], best["val_loss" if what == "loss" else "val_auc"], "o", color=_INK, markersize=3.5, label="best epoch of a run")
+    ax.grid(axis="y", color="0.93")
+    ax.locator_params(nbins=5)
+
+# %% ../nbs/64_figures.ipynb #036-238398
 @_styled()
 def plot_training(
     history: pd.DataFrame, # epoch, train_loss, val_loss, val_auc; also model, and columns that tell runs apart
@@ -349,6 +330,7 @@ def plot_training(
     check_columns(history, ["epoch", "train_loss", "val_loss", "val_auc"], "the training history")
     check_known(what, ["loss", "auc"], "training curve")
     if history.empty: raise DataError("at least one epoch to draw", "an empty history")
+    if history["val_auc"].isna().any(): raise DataError("a validation AUC in every epoch", f"{history['val_auc'].isna().sum()} epochs without")
     history = history if "model" in history else history.assign(model="")
     models, keys = list(history["model"].unique()), [c for c in runs if c in history]
     figure, grid = _panels(len(models), across)
@@ -360,45 +342,51 @@ def plot_training(
     handles = dict(zip(*grid[0].get_legend_handles_labels()[::-1]))  # every run repeats them: once each is enough
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     figure.suptitle("Training", x=0.01, ha="left", fontweight="bold", fontsize=10)
-    if synthetic: _stamp(figure, 1 - 0.22 / figure.get_figheight())
+    if synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())
     return grid
 
-
-def _panels(
-    n: int, # how many
-    across: int, # at most so many side by side
-) -> tuple: # Figure, array of n Axes
-    "A page of equal panels on one scale."
-    across = min(across, n)
-    deep = -(-n // across)
-    figure, grid = plt.subplots(deep, across, figsize=(max(3.8, 1.62 * across), 1.0 + 1.45 * deep), sharex=True, sharey=True,
-                                squeeze=False, layout="constrained")
-    for ax in grid.flat[n:]: ax.remove()
-    for ax in grid.flat[n - across:n]: ax.tick_params(labelbottom=True)  # also above a gap in the last row
-    return figure, grid.ravel()[:n]
+# %% ../nbs/64_figures.ipynb #041-22fd24
+def _cell(value):  # -> wrapped
+    "A value as a person reads it."
+    if isinstance(value, tuple): value = ", ".join(map(str, value)) or None
+    if value is None or pd.isna(value): return "not recorded"
+    return "\n".join(wrap(f"{value:.4g}" if isinstance(value, float) else str(value), 22)) or "not recorded"
 
 
-def _training_curves(
-    ax: Axes, # draw here
-    history: pd.DataFrame, # one model's
-    what: str, # "loss" or "auc"
-    keys: list, # the columns that tell runs apart
-) -> None:
-    "One model's runs."
-    curves = {"loss": {"train_loss": "training", "val_loss": "validation"}, "auc": {"val_auc": "validation"}}[what]
-    each = [run for _, run in history.groupby(keys)] if keys else [history]
-    for run in each:
-        for (column, name), color, line in zip(curves.items(), _COLOURS, _LINES):
-            ax.plot(run["epoch"], run[column], color=color, linestyle=line, linewidth=1.3, alpha=max(0.3, len(each) ** -0.5), label=name)
-        best = run.loc[run["val_auc"].idxmax()]
-        ax.plot(best["epoch"], best["val_loss" if what == "loss" else "val_auc"], "o", color=_INK, markersize=3.5, label="best epoch of a run")
-    ax.grid(axis="y", color="0.93")
-    ax.locator_params(nbins=5)
+def _rule_table(ax, heights):
+    "A faint rule above every row; lines are counted from the top."
+    ax.axis("off")
+    ax.set(xlim=(0, 1), ylim=(sum(heights) + 0.5, -0.5))
+    for y in np.cumsum([0, *heights[:-1]]): ax.plot([0, 1], [y, y], color="0.9", linewidth=0.7)
 
-# %% ../nbs/64_figures.ipynb #034-1260aa
+
+def _write_column(ax, texts, heights, color=_INK):
+    "Write each text under its rule."
+    for y, text in zip(np.cumsum([0, *heights[:-1]]), texts):
+        for i, line in enumerate(text.split("\n")): ax.text(0.02, y + i + 0.78, line, va="baseline", fontsize=7.5, color=color)
+
+# %% ../nbs/64_figures.ipynb #042-806efa
 _KINDS = {"TP": "True positive", "FP": "False positive", "FN": "False negative", "TN": "True negative"}
 
 
+def _draw_case(ax, kind, case, image, classes):
+    "The image, framed by a full line where the model is right and a broken one where it is wrong, and the score below it."
+    right = kind[0] == "T"
+    ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set_title(_KINDS[kind], fontsize=9, color=_COLOURS[0] if right else _COLOURS[1], fontweight="bold")
+    for spine in ax.spines.values(): spine.set(visible=True, linewidth=1.6, color=_COLOURS[0] if right else _COLOURS[1], linestyle="-" if right else (0, (4, 3)))
+    if case is None:
+        ax.text(0.5, 0.5, "none", ha="center", va="center", color=_FAINT)
+        return
+    ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 0, 1), interpolation="nearest")
+    at = dict(transform=ax.transAxes, clip_on=False)
+    ax.plot([0, 1], [-0.09] * 2, color="0.8", linewidth=2, solid_capstyle="round", **at)
+    ax.plot([case["threshold"]] * 2, [-0.13, -0.05], color=_INK, linewidth=1, **at)
+    ax.plot(np.clip(case["score"], 0, 1), -0.09, "o", color=_COLOURS[0] if right else _COLOURS[1], markersize=6, **at)
+    actual, of = classes[1 if kind in ("TP", "FN") else 0], f"\none of {case['n']:,}" if "n" in case else ""
+    ax.text(0.5, -0.16, f"{actual}, score {case['score']:.2f}{of}", ha="center", va="top", fontsize=8, **at)
+
+# %% ../nbs/64_figures.ipynb #043-fa6f10
 @_styled()
 def plot_examples(
     examples: pd.DataFrame, # from `tables.examples_of`: kind, case_id, score, threshold (, model, n)
@@ -410,7 +398,7 @@ def plot_examples(
 ) -> np.ndarray: # of the images' Axes: TP, FP, FN, TN
     "One case of each outcome: its image, its score against the threshold, and its variables; stamped if the cohort is synthetic."
     check_columns(examples, ["kind", "case_id", "score", "threshold"], "the examples")
-    names = _chosen(variables, [v.name for v in cohort.variables])
+    names = _chosen(variables, [v.name for v in cohort.variables], "variable")
     rows = cohort.table.set_index("case_id")
     for case in examples["case_id"]: check_known(case, rows.index, "case")
     texts = {k: [_cell(rows.at[c, n]) for n in names] for k, c in zip(examples["kind"], examples["case_id"])}
@@ -428,64 +416,10 @@ def plot_examples(
         if kind in texts: _write_column(below, texts[kind], heights)
     model = f": {readable(examples['model'].iloc[0])}" if "model" in examples else ""
     figure.suptitle(f"Example cases{model}", x=0.01, ha="left", fontweight="bold", fontsize=10)
-    if cohort.synthetic: _stamp(figure, 1 - 0.22 / figure.get_figheight())
+    if cohort.synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())
     return top[1:]
 
-
-def _cell(
-    value, # of any kind of variable
-) -> str: # wrapped
-    "A value as a person reads it."
-    if isinstance(value, tuple): value = ", ".join(map(str, value)) or None
-    if value is None or pd.isna(value): return "not recorded"
-    return "\n".join(wrap(f"{value:.4g}" if isinstance(value, float) else str(value), 22)) or "not recorded"
-
-
-def _rule_table(
-    ax: Axes, # one column of it
-    heights: list, # lines of each row
-) -> None:
-    "A faint rule above every row; lines are counted from the top."
-    ax.axis("off")
-    ax.set(xlim=(0, 1), ylim=(sum(heights) + 0.5, -0.5))
-    for y in np.cumsum([0, *heights[:-1]]): ax.plot([0, 1], [y, y], color="0.9", linewidth=0.7)
-
-
-def _write_column(
-    ax: Axes, # prepared by `_rule_table`
-    texts: list, # one per row
-    heights: list, # lines of each row
-    color: str = _INK, # of the text
-) -> None:
-    "Write each text under its rule."
-    for y, text in zip(np.cumsum([0, *heights[:-1]]), texts):
-        for i, line in enumerate(text.split("\n")): ax.text(0.02, y + i + 0.78, line, va="baseline", fontsize=7.5, color=color)
-
-
-def _draw_case(
-    ax: Axes, # draw here
-    kind: str, # "TP", "FP", "FN" or "TN"
-    case: pd.Series | None, # its row of the examples; None: there is no such case
-    image: np.ndarray | None, # (H, W) or (H, W, 3)
-    classes: tuple, # of the cohort
-) -> None:
-    "The image, framed by a full line where the model is right and a broken one where it is wrong, and the score below it."
-    right = kind[0] == "T"
-    ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set_title(_KINDS[kind], fontsize=9, color=_COLOURS[0] if right else _COLOURS[1], fontweight="bold")
-    for spine in ax.spines.values(): spine.set(visible=True, linewidth=1.6, color=_COLOURS[0] if right else _COLOURS[1], linestyle="-" if right else (0, (4, 3)))
-    if case is None:
-        ax.text(0.5, 0.5, "none", ha="center", va="center", color=_FAINT)
-        return
-    ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 0, 1), interpolation="nearest")
-    at = dict(transform=ax.transAxes, clip_on=False)
-    ax.plot([0, 1], [-0.09] * 2, color="0.8", linewidth=2, solid_capstyle="round", **at)
-    ax.plot([case["threshold"]] * 2, [-0.13, -0.05], color=_INK, linewidth=1, **at)
-    ax.plot(case["score"], -0.09, "o", color=_COLOURS[0] if right else _COLOURS[1], markersize=6, **at)
-    actual, of = classes[1 if kind in ("TP", "FN") else 0], f"\none of {case['n']:,}" if "n" in case else ""
-    ax.text(0.5, -0.16, f"{actual}, score {case['score']:.2f}{of}", ha="center", va="top", fontsize=8, **at)
-
-# %% ../nbs/64_figures.ipynb #040-de83c1
+# %% ../nbs/64_figures.ipynb #049-bef0a0
 @_styled()
 def save_figure(
     drawn: Axes | np.ndarray, # what a `plot_*` function returned
@@ -495,10 +429,10 @@ def save_figure(
     formats: tuple = ("png", "svg"), # or "pdf"
 ) -> list: # the paths written
     "Save the figure, each file in one step, so that a killed run leaves no half picture."
+    undated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    for kind in formats: check_known(kind, undated, "format of a figure")
     figure = np.ravel(drawn)[0].figure
     paths = [Path(folder) / f"{name}.{kind}" for kind in formats]
     for path, kind in zip(paths, formats):
-        undated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-        if kind not in undated: raise DataError(f"one of the formats {', '.join(undated)}", f"{kind!r}")
         with atomic_path(path) as temporary: figure.savefig(temporary, format=kind, metadata=undated[kind], bbox_inches="tight")
     return paths

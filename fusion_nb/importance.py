@@ -15,11 +15,8 @@ from .metrics import auc
 from .resample import bootstrap_counts
 from .schema import DataError, check_columns, check_known
 
-# %% ../nbs/62_importance.ipynb #004-c9f767
-def _owned_columns(
-    X: np.ndarray | pd.DataFrame, # (N, F)
-    columns_of: Mapping | None, # variable -> its columns; None: every column of a DataFrame is a variable
-) -> dict: # variable -> list of columns
+# %% ../nbs/62_importance.ipynb #004-66476b
+def _owned_columns(X, columns_of):  # -> variable -> list of columns
     "Which columns belong to which variable, checked against `X`."
     if columns_of is None and not isinstance(X, pd.DataFrame):
         raise DataError("`columns_of`, which says which columns belong to which variable", "an array without it",
@@ -33,31 +30,20 @@ def _owned_columns(
     return owned
 
 
-def _shuffled(
-    X: np.ndarray | pd.DataFrame, # (N, F)
-    columns: list, # the columns of one variable
-    order: np.ndarray, # (N,) a permutation of the rows
-) -> np.ndarray | pd.DataFrame: # (N, F), a copy
+def _shuffled(X, columns, order):  # -> (N, F), a copy
     "`X` with `columns` taken from the rows in `order`; each row of `columns` stays whole."
     if isinstance(X, pd.DataFrame): return X.assign(**{c: X[c].array[order] for c in columns})
     X = np.array(X)
     X[:, columns] = X[np.ix_(order, columns)]
     return X
 
-# %% ../nbs/62_importance.ipynb #008-e4d978
-def _order(
-    n: int, # number of cases
-    seed: int, # of the whole series
-    repeat: int, # the number of the shuffle
-) -> np.ndarray: # (n,) a permutation
+# %% ../nbs/62_importance.ipynb #008-313819
+def _order(n, seed, repeat):  # -> (n,) a permutation
     "The order of the rows in one shuffle; it hangs on seed and repeat alone, so that 30 repeats begin with the same 10 as 10."
     return np.random.default_rng([seed, repeat]).permutation(n)
 
 
-def _scores(
-    predict: Callable, # X -> (N,) scores
-    X: np.ndarray | pd.DataFrame, # (N, F)
-) -> np.ndarray: # (N,) float64
+def _scores(predict, X):  # -> (N,) float64
     "The model's scores, one per row of `X`."
     scores = np.asarray(predict(X), dtype=float)
     if scores.shape != (len(X),):
@@ -65,11 +51,7 @@ def _scores(
     return scores
 
 
-def _baseline(
-    metric: Callable, # (label, score) -> number
-    label: np.ndarray, # (N,)
-    scores: np.ndarray, # (N,) of the intact table
-) -> float:
+def _baseline(metric, label, scores):
     "The metric before any shuffle: the number that a drop is a percentage of."
     if len(label) != len(scores): raise DataError(f"one label per case, {len(scores)}", f"{len(label)} labels")
     baseline = metric(label, scores)
@@ -103,18 +85,18 @@ def permutation_importance(
     drops.insert(2, "baseline", baseline)
     return drops.assign(drop_percent=100 * (baseline - drops["permuted"]) / baseline)
 
-# %% ../nbs/62_importance.ipynb #014-f484f2
+# %% ../nbs/62_importance.ipynb #014-bb40f3
 def importance_summary(
     drops: pd.DataFrame, # from `permutation_importance` or `resampled_importance`
     *,
     level: float = 0.95, # coverage of the percentile interval over the repeats
-) -> pd.DataFrame: # a row per variable, most important first: variable, median, low, high, rank, n_repeats
+) -> pd.DataFrame: # a row per variable, most important first: variable, median, low, high, rank, n_repeats, over
     """Median percent drop per variable with a percentile interval over the repeats, and the variable's rank (1: largest drop).
 
-    From `permutation_importance` the interval is permutation variability only; from `resampled_importance` it also holds
-    the sampling of patients. Ties share their mean rank. Holste et al. rank the drop's absolute value;
+    From `permutation_importance` the interval is permutation variability only (`over` says "shuffles"); from
+    `resampled_importance` it also holds the sampling of patients. Ties share their mean rank. Holste et al. rank the drop's absolute value;
     here a variable whose shuffling *helps* the model ranks last, not high."""
-    check_columns(drops, ["variable", "repeat", "drop_percent"], "the table of importances")
+    check_columns(drops, ["variable", "repeat", "baseline", "drop_percent"], "the table of importances")
     if drops.empty: raise DataError("the drops of at least one variable", "an empty table")
     if drops["drop_percent"].isna().any(): raise DataError("a number for every drop", f"{drops['drop_percent'].isna().sum()} missing")
     tail = (1 - level) / 2
@@ -122,6 +104,7 @@ def importance_summary(
     summary = pd.DataFrame({"median": by_variable.median(), "low": by_variable.quantile(tail),
                             "high": by_variable.quantile(1 - tail), "n_repeats": by_variable.size()})
     summary.insert(3, "rank", summary["median"].rank(ascending=False))
+    summary["over"] = "shuffles" if drops["baseline"].nunique() == 1 else "resamples of the patients"
     return summary.sort_values("rank", kind="stable").reset_index()
 
 # %% ../nbs/62_importance.ipynb #018-65107a

@@ -96,7 +96,7 @@ class Variable:
             raise DataError(f"at least two levels, from low to high, for the ordinal variable {self.name!r}",
                             f"{self.levels!r}", "Give levels=('low', 'high').")
 
-# %% ../nbs/00_schema.ipynb #016-d2f861
+# %% ../nbs/00_schema.ipynb #016-19af6b
 COHORT_COLUMNS = ("case_id", "group", "label", "image")
 
 
@@ -134,13 +134,16 @@ class Cohort:
         "Keep some of the rows; everything else stays."
         return replace(self, table=self.table.iloc[np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows].reset_index(drop=True))
 
-    def _repr_html_(self):
-        counts = ", ".join(f"{c} {int((self.table['label'] == i).sum())}" for i, c in enumerate(self.classes))
-        notes = "".join(f"<li>{n}</li>" for n in (self.pairing, *self.notes))
-        return (f"<b>{self.title}</b>: {len(self)} cases of {self.n_groups} patients ({counts}); "
-                f"{len(self.variables)} variables<ul>{notes}</ul>{self.table.head(3).to_html(index=False)}")
+    def _repr_html_(self): return _cohort_html(self)
 
-# %% ../nbs/00_schema.ipynb #017-366a1b
+# %% ../nbs/00_schema.ipynb #017-e39ca4
+def _cohort_html(cohort):
+    counts = ", ".join(f"{c} {int((cohort.table['label'] == i).sum())}" for i, c in enumerate(cohort.classes))
+    notes = "".join(f"<li>{n}</li>" for n in (cohort.pairing, *cohort.notes))
+    rows = cohort.table.drop(columns="image").head(3).to_html(index=False)  # a path says more of the machine than of the case
+    return f"<b>{cohort.title}</b>: {len(cohort)} cases of {cohort.n_groups} patients ({counts}); {len(cohort.variables)} variables<ul>{notes}</ul>{rows}"
+
+# %% ../nbs/00_schema.ipynb #018-366a1b
 def check_labels(
     label: pd.Series, # (N,) integer labels
     classes: tuple, # class names by label

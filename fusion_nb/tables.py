@@ -6,7 +6,7 @@
 __all__ = ['cohort_table', 'results_table', 'p_text', 'comparison_table', 'examples_of', 'HtmlTable', 'table_html',
            'interval_note', 'save_table']
 
-# %% ../nbs/65_tables.ipynb #002-4c8a01
+# %% ../nbs/65_tables.ipynb #002-ef0e30
 from html import escape
 from pathlib import Path
 
@@ -17,32 +17,22 @@ from .figures import _PERCENT, interval_text, readable
 from .metrics import METRICS
 from .predictions import Scores
 from .runs import atomic_path
-from .schema import Cohort, DataError, Variable, check_columns, check_known
+from .schema import Cohort, DataError, check_columns, check_known
 
-# %% ../nbs/65_tables.ipynb #004-c67102
-def _count(
-    n: int, # cases of the row
-    total: int, # cases of the column
-) -> str: # "12 (4.8%)"
+# %% ../nbs/65_tables.ipynb #004-83413a
+def _count(n, total):  # -> "12 (4.8%)"
     "A number of cases with its percentage of the column."
     return f"{n:,} ({100 * n / total:.1f}%)" if total else "0"
 
 
-def _values_of(
-    column: pd.Series, # one variable's cells
-    variable: Variable, # how they are to be read
-) -> list: # the values that get a row of their own, in order
+def _values_of(column, variable):  # -> the values that get a row of their own, in order
     "An ordinal variable's levels as declared; otherwise the values that occur, most frequent first."
     if variable.kind == "ordinal": return list(variable.levels)
     counts = column.explode().dropna().value_counts()
     return sorted(counts.index, key=lambda value: (-counts[value], str(value)))
 
 
-def _variable_rows(
-    column: pd.Series, # the variable in all cases of the cohort
-    variable: Variable, # its name and kind
-    parts: dict, # column of the table -> the cases in it, as labels of the index
-) -> list: # rows (name, value, part -> text)
+def _variable_rows(column, variable, parts):  # -> rows (name, value, part -> text)
     "One variable's rows: mean and spread, or the number of each value; missing ones where there are any."
     def row(value, text): return {"Characteristic": readable(variable.name), "Value": value, **{p: text(column.loc[i]) for p, i in parts.items()}}
     if variable.kind == "continuous":
@@ -53,7 +43,7 @@ def _variable_rows(
     missing = row("missing", lambda c: _count(int(c.isna().sum()), len(c)))
     return [*rows, missing] if column.isna().any() else rows
 
-# %% ../nbs/65_tables.ipynb #008-5e88ce
+# %% ../nbs/65_tables.ipynb #009-6bc107
 _PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
@@ -64,6 +54,7 @@ def cohort_table(
     """Characteristics of the cases (Holste et al. 2021, table 1): mean ± sd, or n (% of the column's cases, missing ones included).
 
     By part for a holdout, by class for several folds. The values of a multi variable may add up to more than 100%."""
+    if splits is not None: check_columns(splits, ["case_id", "fold", "split"], "the splits")
     table = cohort.table.set_index("case_id", drop=False)
     by_part = splits is not None and splits["fold"].nunique() == 1
     parts = _parts(table, splits) if by_part else {readable(c): table.index[table["label"] == i] for i, c in enumerate(cohort.classes)}
@@ -76,12 +67,8 @@ def cohort_table(
     return pd.DataFrame(rows)
 
 
-def _parts(
-    table: pd.DataFrame, # the cohort's, indexed by case
-    splits: pd.DataFrame, # of a holdout
-) -> dict: # title -> cases
+def _parts(table, splits):  # -> title -> cases
     "The cases of each part, which must be those of the cohort."
-    check_columns(splits, ["case_id", "fold", "split"], "the splits")
     outside = set(splits["case_id"]) ^ set(table.index)
     if outside:
         raise DataError("splits of the same cases as the cohort", f"{len(outside)} cases in one of them only, such as {min(outside, key=str)!r}",
@@ -89,10 +76,8 @@ def _parts(
     for part in splits["split"].unique(): check_known(part, _PARTS, "part of a split")
     return {title: splits.loc[splits["split"] == part, "case_id"] for part, title in _PARTS.items()}
 
-# %% ../nbs/65_tables.ipynb #012-1d6eef
-def _wide(
-    rows: pd.DataFrame, # of `resample.intervals`
-) -> pd.Series: # by metric
+# %% ../nbs/65_tables.ipynb #013-05b372
+def _wide(rows):  # -> by metric
     "One model's metrics as texts."
     texts = {r.metric: interval_text(r.estimate, r.low, r.high, metric=r.metric) for r in rows.itertuples()}
     return pd.Series(texts)
@@ -118,11 +103,7 @@ def results_table(
     return table.reset_index(drop=True)
 
 
-def _over_seeds(
-    by_seed: pd.DataFrame, # model, metric, estimate
-    model: str, # its name
-    metric: str, # its name
-) -> str: # "0.846 ± 0.004 (5)"
+def _over_seeds(by_seed, model, metric):  # -> "0.846 ± 0.004 (5)"
     "Mean and standard deviation over the seeds, and how many there were."
     check_columns(by_seed, ["model", "metric", "estimate"], "the table of the seeds")
     values = by_seed.loc[(by_seed["model"] == model) & (by_seed["metric"] == metric), "estimate"]
@@ -130,7 +111,7 @@ def _over_seeds(
     if len(values) < 2: return "–"  # one seed has no spread
     return f"{scale * values.mean():{form}} ± {scale * values.std():{form}} ({len(values)})"
 
-# %% ../nbs/65_tables.ipynb #016-835821
+# %% ../nbs/65_tables.ipynb #017-835821
 def p_text(
     p: float, # a P-value, NaN where there is none
 ) -> str: # "0.003", "<0.001"
@@ -152,7 +133,7 @@ def comparison_table(
              "P, Benjamini-Hochberg": p_text(r.p_bh)} for r in comparison.itertuples()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/65_tables.ipynb #020-238ed9
+# %% ../nbs/65_tables.ipynb #021-238ed9
 def examples_of(
     scores: Scores, # the models' scores on the cases
     model: str, # whose examples
@@ -171,7 +152,7 @@ def examples_of(
     typical = cases.assign(far=far).sort_values(["far", "case_id"], kind="stable").drop_duplicates("kind")
     return typical.set_index("kind").reindex(["TP", "FP", "FN", "TN"]).dropna(subset="score").drop(columns="far").astype({"label": int, "n": int}).reset_index()
 
-# %% ../nbs/65_tables.ipynb #024-44506d
+# %% ../nbs/65_tables.ipynb #025-73eed4
 _CSS = """<style>
 .fnb{border-collapse:collapse;font:14px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;color:#222;background:#fff;margin:.8em 0}
 .fnb caption{caption-side:top;text-align:left;font-weight:600;padding:0 0 .5em;color:#222}
@@ -190,6 +171,17 @@ class HtmlTable(str):
     def __repr__(self): return f"HTML of {len(self)} characters"
 
 
+def _row(values, left, starts, group):  # -> HTML
+    "A row; a repeated name is left out, and a faint rule parts the groups."
+    cells = "".join(_cell("" if i == 0 and not starts else v, l) for i, (v, l) in enumerate(zip(values, left)))
+    return f'<tr{" class=new" if starts and group else ""}>{cells}</tr>'
+
+
+def _cell(value, left, tag="td"):  # -> HTML
+    "A cell, its text escaped."
+    return f'<{tag}{"" if left else " class=num"}>{escape(str(value))}</{tag}>'
+
+# %% ../nbs/65_tables.ipynb #026-48e3e0
 def table_html(
     table: pd.DataFrame, # of texts, as the functions above make them
     *,
@@ -208,27 +200,7 @@ def table_html(
     foot = f'<tfoot><tr><td colspan="{table.shape[1]}">{escape(footnote)}</td></tr></tfoot>'
     return HtmlTable(f'{_CSS}<table class="fnb"><caption>{escape(caption)}{mark}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table>')
 
-
-def _row(
-    values: tuple, # of the row
-    left: list, # per column: text, or a number to be set at the right
-    starts: bool, # the first column's value is another than that of the row above
-    group: bool, # some names of the first column repeat
-) -> str: # HTML
-    "A row; a repeated name is left out, and a faint rule parts the groups."
-    cells = "".join(_cell("" if i == 0 and not starts else v, l) for i, (v, l) in enumerate(zip(values, left)))
-    return f'<tr{" class=new" if starts and group else ""}>{cells}</tr>'
-
-
-def _cell(
-    value, # anything with a text
-    left: bool, # set at the left
-    tag: str = "td", # or "th"
-) -> str: # HTML
-    "A cell, its text escaped."
-    return f'<{tag}{"" if left else " class=num"}>{escape(str(value))}</{tag}>'
-
-# %% ../nbs/65_tables.ipynb #028-4bfeb6
+# %% ../nbs/65_tables.ipynb #030-4bfeb6
 def interval_note(
     intervals: pd.DataFrame, # from `resample.intervals`, with its column `method`
 ) -> str: # sentences for the footnote

@@ -6,12 +6,14 @@
 __all__ = ['SCHEDULES', 'PRECISIONS', 'ACCELERATORS', 'TrainConfig', 'learning_rate', 'predict', 'embed_images',
            'predict_from_embeddings', 'TrainingError', 'fit']
 
-# %% ../nbs/41_train.ipynb #002-2b7e22
+# %% ../nbs/41_train.ipynb #002-484f56
 import json
 import os
 import sys
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +116,7 @@ def _reproducible():
         torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
         torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark = fill, tune
 
-# %% ../nbs/41_train.ipynb #017-c80e2b
+# %% ../nbs/41_train.ipynb #017-3e646a
 def _logits(model, data, rows, batch_size, change=None):
     "The model's outputs for `rows`, in evaluation mode: name -> float64 (n,) on the CPU."
     outputs, was_training = [], model.training
@@ -122,7 +124,7 @@ def _logits(model, data, rows, batch_size, change=None):
     with torch.inference_mode(), _reproducible():
         for batch in _seen_by(model, data).batches(rows, batch_size=batch_size, device=_device_of(model)):
             image = batch["image"] if change is None else change(batch["image"])
-            outputs.append({name: z.double().cpu() for name, z in model(image, batch["table"]).items()})
+            outputs.append({name: z.cpu().double() for name, z in model(image, batch["table"]).items()})
     model.train(was_training)
     return {name: torch.cat([o[name] for o in outputs]) for name in outputs[0]}
 
@@ -133,13 +135,13 @@ def _seen_by(model, data):  # images that nobody looks at need not be read
 
 def _device_of(model): return next(model.parameters()).device
 
-# %% ../nbs/41_train.ipynb #018-0fdf46
+# %% ../nbs/41_train.ipynb #018-50b18e
 def predict(
     model: nn.Module, # a fusion model
     data: FusionData, # all cases
     rows, # (n,) positions of those to predict
     *,
-    batch_size: int = 256,
+    batch_size: int = 256, # cases at a time
     tta: int = 0, # test-time augmentation: number of augmented copies of each image; 0: the image itself
     augment: Augment | None = None, # how copies are made; None: `Augment()`
     seed: int = 0, # of the copies
@@ -153,13 +155,13 @@ def predict(
             copies.append(_logits(model, data, rows, batch_size, augment or Augment())["main"].sigmoid().numpy())
     return np.mean(copies, axis=0)
 
-# %% ../nbs/41_train.ipynb #023-a82e86
+# %% ../nbs/41_train.ipynb #023-5f29ef
 def embed_images(
     model: nn.Module, # a fusion model
     data: FusionData, # all cases
     rows, # (n,) positions
     *,
-    batch_size: int = 256,
+    batch_size: int = 256, # cases at a time
 ) -> np.ndarray | None: # float32 (n, D); None from a model that looks at no image
     "The image half of the model: what it makes of each image before the table joins."
     if not model.uses_image: return None
@@ -179,7 +181,7 @@ def predict_from_embeddings(
     model.eval()
     embeddings, table = (x if x is None else torch.as_tensor(x, device=_device_of(model)) for x in (embeddings, table))
     with torch.inference_mode(), _reproducible():
-        return model.forward_head(embeddings, table)["main"].double().sigmoid().cpu().numpy()
+        return model.forward_head(embeddings, table)["main"].cpu().double().sigmoid().numpy()
 
 # %% ../nbs/41_train.ipynb #026-dcb00a
 def _write(path, tensors, facts):
@@ -290,7 +292,7 @@ def _check_finite(losses, where, epoch, lr, folder):
     raise TrainingError("a finite loss", f"{losses[bad[0]]} in epoch {epoch}, {where} {bad[0] + 1} of {len(losses)}, "
                         f"at a learning rate of {lr:g}", f"Lower the learning rate, and look for extreme values in the table.{kept}")
 
-# %% ../nbs/41_train.ipynb #038-80e5cf
+# %% ../nbs/41_train.ipynb #038-c944a1
 def _train_epoch(fabric, network, optimizers, task, epoch):
     "One pass over the training rows; the loss of every batch, averaged over devices."
     config, augment, losses = task.config, task.config.augmentation, []
@@ -305,7 +307,7 @@ def _train_epoch(fabric, network, optimizers, task, epoch):
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss.detach())
-    return fabric.all_reduce(torch.stack(losses)).double().cpu().numpy()
+    return fabric.all_reduce(torch.stack(losses)).cpu().double().numpy()
 
 
 def _validate(task):
@@ -340,7 +342,7 @@ def _train(fabric, task, progress):
     bar.close()
     return history, best
 
-# %% ../nbs/41_train.ipynb #042-c65cfd
+# %% ../nbs/41_train.ipynb #042-db9377
 def _fabric(config):
     "Lightning Fabric for these settings."
     several = "ddp_notebook" if hasattr(sys, "ps1") else "ddp_spawn"
@@ -349,36 +351,47 @@ def _fabric(config):
 
 
 def _train_here(fabric, task, progress):
-    "`_train`, with its error as a value."
-    try: return _train(fabric, task, progress)
+    "`_train`, with its error as a value; of several processes the result is in the folder."
+    if fabric.world_size > 1: task = replace(task, model=deepcopy(task.model))  # what came from another process is shared memory
+    try: result = _train(fabric, task, progress)
     except DataError as e: return e
+    return result if fabric.world_size == 1 else None
 
 
-def _prepare(folder):
+def _result_of(task):
+    "History and best weights of a training that has finished in its folder."
+    weights, facts = _read(task.folder/"best.safetensors", task.key)
+    return facts["history"], weights
+
+
+def _prepare(folder, devices):
     "The folder, writable, and free of what a kill in the middle of writing left behind."
-    if folder is None: return None
+    if folder is None and devices == 1: return None
+    if folder is None: raise DataError(f"a folder for checkpoints, with {devices} devices", "folder=None",
+                                       "Name one: it is how the processes hand back the trained weights.")
     for left in Path(folder).glob(".*.safetensors"): left.unlink()
     return check_writable(folder)
 
-# %% ../nbs/41_train.ipynb #044-edb5b0
+# %% ../nbs/41_train.ipynb #044-62df60
 def fit(
     model: nn.Module, # `forward(image, table)` -> dict of logits; ends with the best weights, on the device
     data: FusionData, # all cases
     train_rows, # positions of the training part
     val_rows, # positions of the validation part
     *,
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig = TrainConfig(), # how
     folder: str | Path | None = None, # for checkpoints: a training that was killed goes on from there; None: none are written
     progress: bool = True, # a bar of the epochs
 ) -> pd.DataFrame: # one row per epoch: epoch, train_loss, val_loss (lower is better), val_auc (higher is better), lr
     "Train `model`, stop early on the validation AUC, and give it back its best weights."
     train_rows, val_rows = _check_parts(data, train_rows, val_rows)
-    data, folder = _seen_by(model, data), _prepare(folder)
+    data, folder = _seen_by(model, data), _prepare(folder, config.devices)
     key = _key(model, data, train_rows, val_rows, config) if folder else ""
     weight = pos_weight_of(data.labels[train_rows]) if config.pos_weight == "balanced" else config.pos_weight or 1.0
     task = _Task(model, data, train_rows, val_rows, config, folder, key, weight)
-    result = _fabric(config).launch(_train_here, task, progress)
+    # bound, not passed: Fabric would look for modules inside its arguments, and cannot take frozen dataclasses apart
+    result = _fabric(config).launch(partial(_train_here, task=task, progress=progress))
     if isinstance(result, DataError): raise result
-    history, best = result
+    history, best = result or _result_of(task)
     model.load_state_dict(best)
     return pd.DataFrame(history)

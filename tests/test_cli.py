@@ -2,12 +2,16 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from fusion_nb.cli import _MAKE, main
+from fusion_nb.data.fetch import SOURCES, _File
 from fusion_nb.data.synthetic import PairedSpec
 from test_launch import make_study
 
@@ -86,6 +90,27 @@ def test_data_make_has_the_defaults_of_the_cohort():
 def test_data_list_and_unknown_source(tmp_path, capsys):
     assert main(["data", "list"]) == 0
     said = capsys.readouterr().out
-    assert "breast-lesions-usg" in said and "mimic-iv-demo" in said
+    assert "breast-lesions-usg" in said and "CC BY 4.0" in said and "mimic-iv-demo" in said
     assert main(["data", "fetch", "brecahd", "--to", str(tmp_path)]) == 2
     assert "Did you mean 'brecahad'" in capsys.readouterr().err
+
+
+def test_data_that_needs_an_account_is_explained(tmp_path, capsys):
+    assert main(["data", "fetch", "mimic-iv", "--to", str(tmp_path)]) == 2
+    assert "physionet.org" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_data_fetch(tmp_path, capsys, monkeypatch):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "a.txt").write_text("public")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path / "served"))
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    here = replace(SOURCES["mimic-iv-demo"], base=f"http://127.0.0.1:{server.server_port}/", files=(_File("a.txt"),))
+    monkeypatch.setitem(SOURCES, "mimic-iv-demo", here)
+    try: assert main(["data", "fetch", "mimic-iv-demo", "--to", str(tmp_path / "data"), "--quiet"]) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    folder = Path(capsys.readouterr().out.strip().partition(" in ")[2])
+    assert (folder / "a.txt").read_text() == "public" and folder.is_relative_to(tmp_path / "data")

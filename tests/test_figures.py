@@ -50,7 +50,7 @@ def cohort(folder, synthetic=True):
 
 EXAMPLES = pd.DataFrame({"kind": ["TP", "FP", "FN", "TN"], "case_id": list("abcd"), "score": [0.9, 0.6, 0.2, 0.1], "threshold": 0.5})
 HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [0.7, 0.5, 0.3], "val_loss": [0.7, 0.6, 0.8], "val_auc": [0.5, 0.8, 0.7], "lr": 1e-3})
-SUMMARY = pd.DataFrame({"variable": ["age", "signs"], "median": [4.0, 1.0], "low": [3.0, -1.0], "high": [5.0, 2.0], "rank": [1.0, 2.0], "n_repeats": 30})
+SUMMARY = pd.DataFrame({"variable": ["age", "signs"], "median": [4.0, 1.0], "low": [3.0, -1.0], "high": [5.0, 2.0], "rank": [1.0, 2.0], "n_repeats": 30, "over": "shuffles"})
 
 
 def test_roc_curve_goes_through_scikit_learns_points(scores):
@@ -58,7 +58,7 @@ def test_roc_curve_goes_through_scikit_learns_points(scores):
     for model, score in zip(MODELS, scores.scores.T):
         fpr, tpr, _ = roc_curve(scores.label, score, drop_intermediate=False)
         curve = bands[bands["model"] == model]
-        assert np.allclose(np.interp(curve["false_positive_rate"], fpr, tpr), curve["sensitivity"], atol=1e-12)
+        assert np.allclose(np.interp(curve["false_positive_rate"], np.round(fpr, 12), tpr), curve["sensitivity"], atol=1e-12)
     assert (bands["low"] <= bands["high"]).all() and bands["n"].eq(150).all() and bands["n_groups"].eq(75).all()
     pd.testing.assert_frame_equal(bands, roc_bands(scores, n=50))
     assert not bands["low"].equals(roc_bands(scores, n=50, seed=1)["low"])
@@ -130,6 +130,8 @@ def test_importance_sorts_by_rank_product_and_marks_every_model():
     markers = [line.get_marker() for line in ax.get_lines() if line.get_label() in ("One", "Two", "Three")]
     assert len(set(markers)) == 3
     assert any("not a sampling interval" in t for t in texts(ax.figure))
+    patients = texts(plot_importance(SUMMARY.assign(over="resamples of the patients"), note="9 cases").figure)
+    assert any("resamples of the patients; bars: 95% of them\n9 cases" in t for t in patients)
 
 
 def test_training_marks_the_best_epoch_of_each_run():

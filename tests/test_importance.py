@@ -92,7 +92,7 @@ def test_same_seed_same_numbers_and_same_shuffles_for_every_model(fitted):
 
 def test_summary_is_median_percentiles_and_rank():
     rng = np.random.default_rng(0)
-    drops = pd.DataFrame({"variable": np.repeat(["a", "b", "c"], 40), "repeat": np.tile(range(40), 3),
+    drops = pd.DataFrame({"variable": np.repeat(["a", "b", "c"], 40), "repeat": np.tile(range(40), 3), "baseline": 0.8,
                           "drop_percent": np.concatenate([rng.normal(m, 1, 40) for m in (1, 5, -7)])})
     summary = importance_summary(drops).set_index("variable")
     for name, values in drops.groupby("variable")["drop_percent"]:
@@ -102,7 +102,7 @@ def test_summary_is_median_percentiles_and_rank():
 
 
 def test_equal_drops_share_their_mean_rank():
-    drops = pd.DataFrame({"variable": ["a", "b", "c"], "repeat": 0, "drop_percent": [2.0, 0.0, 0.0]})
+    drops = pd.DataFrame({"variable": ["a", "b", "c"], "repeat": 0, "baseline": 0.8, "drop_percent": [2.0, 0.0, 0.0]})
     assert importance_summary(drops)["rank"].tolist() == [1, 2.5, 2.5]
 
 
@@ -127,6 +127,7 @@ def test_resampling_patients_widens_the_interval_and_agrees_in_the_middle(fitted
     patients = importance_summary(drops).set_index("variable").loc["x0"]
     assert patients["high"] - patients["low"] > shuffles["high"] - shuffles["low"]
     assert patients["low"] < shuffles["median"] < patients["high"]
+    assert (shuffles["over"], patients["over"]) == ("shuffles", "resamples of the patients")
     assert (drops.groupby("variable")["repeat"].nunique() == 300).all() and (drops.groupby("repeat")["baseline"].nunique() == 1).all()
 
 
@@ -159,7 +160,7 @@ def test_bad_input_is_refused(fitted, changes, says):
 
 
 def test_bad_summaries_are_refused():
-    good = pd.DataFrame({"variable": ["a"], "repeat": [0], "drop_percent": [1.0]})
+    good = pd.DataFrame({"variable": ["a"], "repeat": [0], "baseline": [0.8], "drop_percent": [1.0]})
     for table, says in ((good.iloc[:0], "empty table"), (good.drop(columns="drop_percent"), "'drop_percent'"),
                         (good.assign(drop_percent=np.nan), "a number for every drop")):
         with pytest.raises(DataError, match=says): importance_summary(table)

@@ -265,9 +265,9 @@ def test_two_processes(data, tmp_path):
     """Half a batch on each of two processes is the same step as a whole one (table only: batch norm would see other halves)."""
     config = replace(CONFIG, augment=False, batch_size=26, epochs=3)  # 2 batches of 25: halves of 13 and 12
     one = run(data, make("table_only", dropout=0.0), config=config)
-    two = run(data, make("table_only", dropout=0.0), config=replace(config, devices=2), folder=tmp_path)
+    two = run(data, make("table_only", dropout=0.0), config=replace(config, devices=2), folder=tmp_path / "a")
     np.testing.assert_allclose(one[0]["train_loss"], two[0]["train_loss"], rtol=0.02)
-    assert_same(two, run(data, make("table_only", dropout=0.0), config=replace(config, devices=2)))
-    huge = FusionData(data.images, data.table * np.float32(1e30), data.labels)
-    with pytest.raises(TrainingError, match="epoch 1"):
-        run(huge, make("table_only"), config=replace(config, devices=2, lr=1e9))
+    assert_same(two, run(data, make("table_only", dropout=0.0), config=replace(config, devices=2), folder=tmp_path / "again"))
+    with pytest.raises(DataError, match="a folder for checkpoints, with 2 devices"): run(data, config=replace(config, devices=2))
+    with pytest.raises(TrainingError, match="epoch 1, batch 2 of 2"):
+        run(data, Sick(make("table_only"), 1), config=replace(config, devices=2), folder=tmp_path / "sick")

@@ -71,9 +71,9 @@ def _hidden(spec):
     v = 0.8 * palpable + 0.5 * age + np.sqrt(0.11) * (density - 1.5) / np.sqrt(1.25)
     return pd.DataFrame({"patient": patient, "palpable": palpable, "age": age, "density": density, "u": u, "v": v})
 
-# %% ../../nbs/13_data_synthetic.ipynb #009-1c29fd
+# %% ../../nbs/13_data_synthetic.ipynb #009-6efa5f
 def draw_cases(
-    spec: PairedSpec,
+    spec: PairedSpec, # what is planted, and in how many patients
 ) -> pd.DataFrame: # a row per case: patient, palpable, age, density, u, v, p_image = P(y|u), p_table = P(y|v), p_both = P(y|u,v), label
     "Draw the truth behind a cohort, without writing anything."
     def log_odds(u, v): return spec.image_signal * u + spec.table_signal * v + spec.interaction * u * v
@@ -95,7 +95,7 @@ def bayes_auc(
     # rounded, because a modality that tells nothing has the same probability everywhere only up to the last digit
     return {name: roc_auc_score(truth["label"], truth[f"p_{name}"].round(9)) for name in ("image", "table", "both")}
 
-# %% ../../nbs/13_data_synthetic.ipynb #018-f20bf6
+# %% ../../nbs/13_data_synthetic.ipynb #018-eac838
 def _outline(rng, irregular, x, y):
     "Distance of each pixel from the lesion's middle, and of its margin in the same direction, in half image widths; both (size, size)."
     tilt, flat = rng.uniform(-0.4, 0.4), rng.uniform(0.75, 1)
@@ -119,8 +119,8 @@ def draw_lesion(
     inside, rim = expit((margin - distance) / 0.04), np.exp(-(((distance - margin - 0.12) / 0.09) ** 2))
     below = gaussian_filter(((abs(x) < 0.35) & (y > 0)).astype(float), size / 24) * (1 - inside)
     layers = 1 + 0.1 * np.sin(rng.uniform(2, 5) * y + rng.uniform(-0.8, 0.8) * x + rng.uniform(0, 2 * np.pi))
-    echo = layers * (1 - inside * (0.3 + 0.55 * irregular)) * (1 + below * (0.4 - 0.8 * irregular)) + 0.5 * irregular * rim * (1 - inside)
-    speckle = gaussian_filter(rng.rayleigh(0.8, (size, size)), size / 36)
+    echo = layers * (1 - inside * (0.2 + 0.65 * irregular)) * (1 + below * (0.4 - 0.8 * irregular)) + 0.5 * irregular * rim * (1 - inside)
+    speckle = gaussian_filter(rng.rayleigh(0.8, (size, size)), size / 28)
     return np.clip(110 * (echo * speckle * rng.uniform(0.8, 1.2) + rng.uniform(0, 0.1)), 0, 255).astype(np.uint8)
 
 # %% ../../nbs/13_data_synthetic.ipynb #023-97e66d
@@ -148,7 +148,7 @@ def _table(spec, cases):
     gone = _streams(spec, 3).random((n, len(inputs))) < spec.missing
     return table.assign(**table[inputs].mask(gone))
 
-# %% ../../nbs/13_data_synthetic.ipynb #026-3e1c0a
+# %% ../../nbs/13_data_synthetic.ipynb #026-3ab019
 _README = """SYNTHETIC DATA. No patient stands behind any of these files, and nothing medical follows from them.
 
 images/*.png  drawn lesions     table.csv     invented clinical rows     columns.json  what the columns mean
@@ -159,6 +159,18 @@ Made by fusion_nb.data.synthetic with
 """
 
 
+def _write(spec, made, folder):
+    (folder / "images").mkdir(parents=True)
+    cases = draw_cases(spec)
+    table = _table(spec, cases)
+    for i, (u, name) in enumerate(zip(cases["u"], table["file"])):
+        Image.fromarray(draw_lesion(u, size=spec.size, seed=[spec.seed, 4, i])).save(folder / "images" / name)
+    table.to_csv(folder / "table.csv", index=False)
+    replace(_COLUMNS, expect_size=(spec.size, spec.size)).to_json(folder / "columns.json")
+    (folder / "README.txt").write_text(_README.format(spec="\n".join(f"  {k} = {v}" for k, v in made["spec"].items())))
+    write_json({**made, "cases": {"case_id": table["case"].tolist(), **cases.to_dict("list")}}, folder / "truth.json")
+
+# %% ../../nbs/13_data_synthetic.ipynb #027-a98a7c
 def make_paired(
     folder: str | Path, # will hold the cohort; must be new, empty, or hold the same cohort
     **planted, # fields of `PairedSpec` by name: n_patients, image_signal, table_signal, interaction, missing, size, seed, ...
@@ -185,19 +197,7 @@ def _holds(folder, made):
     raise DataError("a new or empty folder, or one with the same synthetic cohort", f"{folder.name!r} with {'another cohort' if found else 'other files'}",
                     "Choose another folder, or remove this one.")
 
-
-def _write(spec, made, folder):
-    (folder / "images").mkdir(parents=True)
-    cases = draw_cases(spec)
-    table = _table(spec, cases)
-    for i, (u, name) in enumerate(zip(cases["u"], table["file"])):
-        Image.fromarray(draw_lesion(u, size=spec.size, seed=[spec.seed, 4, i])).save(folder / "images" / name)
-    table.to_csv(folder / "table.csv", index=False)
-    replace(_COLUMNS, expect_size=(spec.size, spec.size)).to_json(folder / "columns.json")
-    (folder / "README.txt").write_text(_README.format(spec="\n".join(f"  {k} = {v}" for k, v in made["spec"].items())))
-    write_json({**made, "cases": {"case_id": table["case"].tolist(), **cases.to_dict("list")}}, folder / "truth.json")
-
-# %% ../../nbs/13_data_synthetic.ipynb #028-37e999
+# %% ../../nbs/13_data_synthetic.ipynb #029-37e999
 def read_synthetic(
     folder: str | Path, # made by `make_paired`
 ) -> Cohort: # with `synthetic` True
