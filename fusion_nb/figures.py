@@ -292,12 +292,12 @@ def plot_importance(
     if what["over"] == "shuffles": bars += ", not a sampling interval"
     return _head(ax, "Permutation importance", bars + (f"\n{note}" if note else ""), synthetic)
 
-# %% ../nbs/64_figures.ipynb #035-53cd2d
-def _panels(n, across):  # -> Figure, array of n Axes
-    "A page of equal panels on one scale."
+# %% ../nbs/64_figures.ipynb #035-8dc1b2
+def _panels(n, across, sharey):  # -> Figure, array of n Axes
+    "A page of equal panels; losses are sums of different numbers of terms, so each has a scale of its own."
     across = min(across, n)
     deep = -(-n // across)
-    figure, grid = plt.subplots(deep, across, figsize=(max(3.8, 1.62 * across), 1.0 + 1.45 * deep), sharex=True, sharey=True,
+    figure, grid = plt.subplots(deep, across, figsize=(max(3.8, 1.62 * across), 1.0 + 1.45 * deep), sharex=True, sharey=sharey,
                                 squeeze=False, layout="constrained")
     for ax in grid.flat[n:]: ax.remove()
     for ax in grid.flat[n - across:n]: ax.tick_params(labelbottom=True)  # also above a gap in the last row
@@ -316,7 +316,7 @@ def _training_curves(ax, history, what, keys):
     ax.grid(axis="y", color="0.93")
     ax.locator_params(nbins=5)
 
-# %% ../nbs/64_figures.ipynb #036-238398
+# %% ../nbs/64_figures.ipynb #036-a5dbe9
 @_styled()
 def plot_training(
     history: pd.DataFrame, # epoch, train_loss, val_loss, val_auc; also model, and columns that tell runs apart
@@ -333,7 +333,7 @@ def plot_training(
     if history["val_auc"].isna().any(): raise DataError("a validation AUC in every epoch", f"{history['val_auc'].isna().sum()} epochs without")
     history = history if "model" in history else history.assign(model="")
     models, keys = list(history["model"].unique()), [c for c in runs if c in history]
-    figure, grid = _panels(len(models), across)
+    figure, grid = _panels(len(models), across, sharey=what == "auc")
     for model, ax in zip(models, grid):
         _training_curves(ax, history[history["model"] == model], what, keys)
         ax.set_title(readable(model), fontsize=9)

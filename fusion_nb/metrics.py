@@ -150,13 +150,13 @@ def brier(
                         "Leave the metric out, or turn the scores into probabilities.")
     return _ratio(drawn @ (score - label) ** 2, drawn.sum(axis=1), counts)
 
-# %% ../nbs/51_metrics.ipynb #032-1094f7
+# %% ../nbs/51_metrics.ipynb #032-5ed96b
 @dataclass(frozen=True)
 class Metric:
     "A metric and what a table or a comparison must know about it."
     title: str # for tables and axes
     function: Callable # metric(label, score, *, counts=None) -> float or (R,)
-    higher_is_better: bool = True
+    higher_is_better: bool = True # False for the Brier score
     needs_threshold: bool = False # takes `threshold=` too
 
 

@@ -20,7 +20,7 @@ from traitlets.config import Config
 from .runs import atomic_path, read_json, run_lock
 from .schema import DataError
 
-# %% ../nbs/71_pages.ipynb #005-2d9e10
+# %% ../nbs/71_pages.ipynb #005-1dae8e
 _STYLE = """
 :root { --ink: #1d2733; --soft: #5b6875; --line: #d9dfe5; --back: #f6f8fa; --link: #0b5cad; }
 * { box-sizing: border-box; }
@@ -47,11 +47,12 @@ details.code { margin: 0; } details.code > summary { text-align: right; font-siz
 .synthetic { color: #8a4b00; background: #fff4e0; } .finished { color: #16613a; background: #e8f5ee; }
 .failed, .interrupted { color: #9b1c1c; background: #fdecea; } .running { color: #0b5cad; background: #e8f1fb; }
 .run { border: 1px solid var(--line); border-radius: 8px; padding: .4rem 1.2rem 1rem; margin: 1.2rem 0; }
-.run h2 { border: 0; margin: .6rem 0 .2rem; } .links a { margin-right: 1.1rem; } .main { font-weight: 600; }
+.run h2 { border: 0; margin: .6rem 0 .2rem; } .links { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; } .main { font-weight: 600; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; } .figures img { height: 9rem; border: 1px solid var(--line); }
-.facts th { font-weight: 400; color: var(--soft); text-align: left; width: 12rem; } .facts td { text-align: left; word-break: break-word; }
+.columns { columns: 26rem 2; font-size: .9em; } .columns .facts { margin: 0; width: 100%; }
+.facts th { font-weight: 400; color: var(--soft); text-align: left; width: 11rem; } .facts td { text-align: left; word-break: break-word; }
 @media print { @page { margin: 16mm; } body { max-width: none; padding: 0; font-size: 10.5pt; }
-  details.code:not([open]), summary, .links, .noprint { display: none; } th, td { padding: .2rem .5rem; font-size: 8.5pt; } h2, h3, caption { break-after: avoid; }
+  details.code:not([open]), summary, .links, .noprint { display: none; } th, td, .fnb th, .fnb td { padding: .15rem .35rem; font-size: 8pt; } .fnb td.num { white-space: normal; } h2, h3, caption { break-after: avoid; }
   img, tr, pre, .run, .facts { break-inside: avoid; } .output_html { overflow: visible; } a { color: inherit; text-decoration: none; } }
 """
 
@@ -74,7 +75,7 @@ def _draw_formulas(markdown):
     "The text with `$$...$$` and `$...$` drawn; a dollar sign before a space or a digit after the closing one is no formula (as in Pandoc)."
     return re.sub(r"\$\$(.+?)\$\$|(?<![\\$`])\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", _draw_formula, markdown, flags=re.S)
 
-# %% ../nbs/71_pages.ipynb #010-907fc7
+# %% ../nbs/71_pages.ipynb #010-4aa259
 _PAGE = """{%- extends 'classic/base.html.j2' -%}
 {%- block header -%}{%- set page = resources.page -%}
 <!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -92,9 +93,9 @@ _PAGE = """{%- extends 'classic/base.html.j2' -%}
 {%- block stream_stderr -%}{%- if resources.page.code -%}{{ super() }}{%- endif -%}{%- endblock -%}
 {%- block data_javascript -%}{%- endblock -%}{%- block data_widget_view -%}{%- endblock -%}
 {%- block footer -%}{%- set page = resources.page -%}
-<h2>How this page was made</h2><table class="facts"><tbody>
+<h2>How this page was made</h2><div class="columns"><table class="facts"><tbody>
 {% for name, value in page.facts %}<tr><th>{{ name | e }}</th><td>{{ value | e }}</td></tr>{% endfor %}
-</tbody></table></body></html>
+</tbody></table></div></body></html>
 {%- endblock footer -%}"""
 
 # %% ../nbs/71_pages.ipynb #011-dd3017

@@ -67,7 +67,7 @@ class Resamples:
         k = self.metrics.index(check_known(metric, self.metrics, "metric in these resamples"))
         return self.values[:, :, k], self.estimate[:, k]
 
-# %% ../nbs/54_resample.ipynb #010-06694c
+# %% ../nbs/54_resample.ipynb #011-06694c
 def _describe(group, drawn, n_rows, n, seed, stratified):
     "What was drawn, in a sentence."
     units = n_rows if group is None else len(pd.unique(pd.Series(group)))
@@ -89,7 +89,7 @@ def _calls(scores, metrics, threshold):
             options = {"threshold": at} if metric.needs_threshold else {}
             yield m, k, partial(metric.function, scores.label, scores.scores[:, m], **options)
 
-# %% ../nbs/54_resample.ipynb #012-0ef39a
+# %% ../nbs/54_resample.ipynb #013-0ef39a
 _COUNTS_AT_ONCE = 200_000
 
 
@@ -118,7 +118,7 @@ def bootstrap_metrics(
     return Resamples(values, estimate, scores.models, metrics, len(scores), len(scores) if drawn is None else len(np.unique(drawn)),
                      _describe(group, drawn, len(scores), n, seed, stratified))
 
-# %% ../nbs/54_resample.ipynb #017-bf07bc
+# %% ../nbs/54_resample.ipynb #018-bf07bc
 def percentile_limits(
     values: np.ndarray, # (R, ...) resamples
     *,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COHORT_COLUMNS', 'DataError', 'near_name', 'check_known', 'check_columns', 'check_unique', 'Variable',
-           'Cohort', 'check_labels']
+           'check_labels', 'Cohort']
 
 # %% ../nbs/00_schema.ipynb #002-de3592
 from collections.abc import Iterable
@@ -96,7 +96,29 @@ class Variable:
             raise DataError(f"at least two levels, from low to high, for the ordinal variable {self.name!r}",
                             f"{self.levels!r}", "Give levels=('low', 'high').")
 
-# %% ../nbs/00_schema.ipynb #016-19af6b
+# %% ../nbs/00_schema.ipynb #016-e39ca4
+def _cohort_html(cohort):
+    counts = ", ".join(f"{c} {int((cohort.table['label'] == i).sum())}" for i, c in enumerate(cohort.classes))
+    notes = "".join(f"<li>{n}</li>" for n in (cohort.pairing, *cohort.notes))
+    rows = cohort.table.drop(columns="image").head(3).to_html(index=False)  # a path says more of the machine than of the case
+    return f"<b>{cohort.title}</b>: {len(cohort)} cases of {cohort.n_groups} patients ({counts}); {len(cohort.variables)} variables<ul>{notes}</ul>{rows}"
+
+# %% ../nbs/00_schema.ipynb #017-366a1b
+def check_labels(
+    label: pd.Series, # (N,) integer labels
+    classes: tuple, # class names by label
+) -> None:
+    "Raise `DataError` unless every label is a position in `classes` and at least two of them occur."
+    bad = ~label.isin(range(len(classes)))
+    if bad.any():
+        raise DataError(f"labels 0 to {len(classes) - 1} for the classes {', '.join(map(str, classes))}",
+                        f"{label[bad].iloc[0]!r} in {int(bad.sum())} rows")
+    if label.nunique() < 2:
+        only = ", ".join(str(classes[int(i)]) for i in label.unique())
+        raise DataError("cases of at least two classes", f"{len(label)} cases, all of them {only or 'missing'}",
+                        "A target of one class cannot be learned or tested: check the target column and the filters.")
+
+# %% ../nbs/00_schema.ipynb #018-9a896d
 COHORT_COLUMNS = ("case_id", "group", "label", "image")
 
 
@@ -134,26 +156,6 @@ class Cohort:
         "Keep some of the rows; everything else stays."
         return replace(self, table=self.table.iloc[np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows].reset_index(drop=True))
 
+    def __repr__(self): return f"Cohort({self.title!r}: {len(self)} cases of {self.n_groups} patients, {len(self.variables)} variables)"
+
     def _repr_html_(self): return _cohort_html(self)
-
-# %% ../nbs/00_schema.ipynb #017-e39ca4
-def _cohort_html(cohort):
-    counts = ", ".join(f"{c} {int((cohort.table['label'] == i).sum())}" for i, c in enumerate(cohort.classes))
-    notes = "".join(f"<li>{n}</li>" for n in (cohort.pairing, *cohort.notes))
-    rows = cohort.table.drop(columns="image").head(3).to_html(index=False)  # a path says more of the machine than of the case
-    return f"<b>{cohort.title}</b>: {len(cohort)} cases of {cohort.n_groups} patients ({counts}); {len(cohort.variables)} variables<ul>{notes}</ul>{rows}"
-
-# %% ../nbs/00_schema.ipynb #018-366a1b
-def check_labels(
-    label: pd.Series, # (N,) integer labels
-    classes: tuple, # class names by label
-) -> None:
-    "Raise `DataError` unless every label is a position in `classes` and at least two of them occur."
-    bad = ~label.isin(range(len(classes)))
-    if bad.any():
-        raise DataError(f"labels 0 to {len(classes) - 1} for the classes {', '.join(map(str, classes))}",
-                        f"{label[bad].iloc[0]!r} in {int(bad.sum())} rows")
-    if label.nunique() < 2:
-        only = ", ".join(str(classes[int(i)]) for i in label.unique())
-        raise DataError("cases of at least two classes", f"{len(label)} cases, all of them {only or 'missing'}",
-                        "A target of one class cannot be learned or tested: check the target column and the filters.")

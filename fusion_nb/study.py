@@ -29,7 +29,7 @@ from .runs import cached, code_fingerprint, fingerprint
 from .schema import Cohort, check_known
 from .train import TrainConfig, embed_images, fit, predict, predict_from_embeddings
 
-# %% ../nbs/70_study.ipynb #004-2ed617
+# %% ../nbs/70_study.ipynb #004-8b19dd
 @dataclass(frozen=True)
 class Recipe:
     "What is trained, of which size, how, and from which seeds."
@@ -52,12 +52,12 @@ class Recipe:
         channels: int, # of the images
         table_dim: int, # number of columns of the preprocessed table
         seed: int, # of the first weights
-    ) -> FusionModel:
+    ) -> FusionModel: # with its first weights
         "The untrained model."
         def encoder(): return image_encoder(self.encoder, channels=channels, weights=self.weights)
         return build_model(name, encoder, table_dim=table_dim, hidden=self.hidden, dropout=self.dropout, seed=seed)
 
-# %% ../nbs/70_study.ipynb #007-e0d9b0
+# %% ../nbs/70_study.ipynb #007-afc2bb
 @dataclass(frozen=True)
 class Fold:
     "One fold, ready for training."
@@ -74,11 +74,11 @@ class Fold:
 
 
 def make_fold(
-    cohort: Cohort,
+    cohort: Cohort, # who
     images: np.ndarray, # (N, C, H, W) uint8, in the order of the cohort's table
     splits: pd.DataFrame, # case_id, fold, split
     number: int, # which fold
-) -> Fold:
+) -> Fold: # every case, preprocessed by what the training part says
     "Fit the preprocessing on the training part of a fold and apply it to all cases."
     part = splits[splits["fold"] == number].set_index("case_id")["split"]
     cases = cohort.table[["case_id", "group", "label"]].assign(split=cohort.table["case_id"].map(part))
@@ -86,8 +86,17 @@ def make_fold(
     table, label = preprocessor.transform(cohort.table), cases["label"].to_numpy(np.float32)
     return Fold(number, cases, FusionData(images, table, label), preprocessor)
 
-# %% ../nbs/70_study.ipynb #013-56aaeb
+# %% ../nbs/70_study.ipynb #013-a72be5
 _CODE = ("batches", "data.images", "encoders", "fusion", "losses", "preprocess", "train")
+
+
+@contextmanager
+def _threads(number):
+    "Let torch use so many threads, and put its setting back afterwards."
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try: yield
+    finally: torch.set_num_threads(before)
 
 
 def _fit_folder(folder, recipe, fold, name, seed):
@@ -98,9 +107,9 @@ def _fit_folder(folder, recipe, fold, name, seed):
 
 
 def train_model(
-    recipe: Recipe,
+    recipe: Recipe, # what to train, and how
     name: str, # of the model
-    fold: Fold,
+    fold: Fold, # on what
     *,
     seed: int, # of the first weights and of the training
     folder: Path, # the fit gets a folder of its own below it
@@ -110,19 +119,12 @@ def train_model(
     place, _ = _fit_folder(folder, recipe, fold, name, seed)
     channels = 1 if fold.data.images is None else fold.data.images.shape[1]
     model = recipe.build(name, channels, fold.data.table.shape[1], seed)
-    history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=replace(recipe.config, seed=seed), folder=place, progress=progress)
+    config = replace(recipe.config, seed=seed)
+    with _threads(recipe.threads):
+        history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=config, folder=place, progress=progress)
     return model, history
 
-# %% ../nbs/70_study.ipynb #016-d15c3a
-@contextmanager
-def _threads(number):
-    "Let torch use so many threads, and put its setting back afterwards."
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try: yield
-    finally: torch.set_num_threads(before)
-
-
+# %% ../nbs/70_study.ipynb #016-870bba
 def _fit_and_predict(recipe, name, fold, seed, folder, positive):
     "One fit's rows of the prediction table, and its history."
     place, key = _fit_folder(folder, recipe, fold, name, seed)
@@ -132,17 +134,17 @@ def _fit_and_predict(recipe, name, fold, seed, folder, positive):
         score = predict(model, fold.data, np.arange(len(fold.cases)), batch_size=recipe.config.batch_size, tta=recipe.tta, seed=seed)
         return prediction_rows(fold.cases, score, **labels)
 
+    model, history = train_model(recipe, name, fold, seed=seed, folder=folder)
     with _threads(recipe.threads):
-        model, history = train_model(recipe, name, fold, seed=seed, folder=folder)
         rows = cached(place / "predictions.parquet", key, make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
     return rows, history.assign(model=name, fold=fold.number, run=seed)
 
-# %% ../nbs/70_study.ipynb #018-6e21e8
+# %% ../nbs/70_study.ipynb #018-9a9947
 def cross_fit(
-    cohort: Cohort,
+    cohort: Cohort, # who
     images: np.ndarray, # (N, C, H, W) uint8, in the order of the cohort's table
     splits: pd.DataFrame, # case_id, fold, split
-    recipe: Recipe,
+    recipe: Recipe, # what to train, and how
     *,
     folder: Path, # of the fits; the same folder resumes
     jobs: int = 1, # fits trained side by side
@@ -196,9 +198,9 @@ def seed_estimates(
         tables.append(pd.DataFrame({"model": scores.models, "metric": "auc", "run": run, "estimate": [auc(scores.label, s) for s in scores.scores.T]}))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/70_study.ipynb #027-503c01
+# %% ../nbs/70_study.ipynb #027-45b868
 def missingness(
-    cohort: Cohort,
+    cohort: Cohort, # who
 ) -> pd.DataFrame: # Variable, Missing, and the share of positive cases among the missing and among the known, as texts
     "Variables with missing values, and whether the positive class is as frequent among them as among the rest."
     label, rows = cohort.table["label"] == len(cohort.classes) - 1, []

@@ -152,11 +152,11 @@ def examples_of(
     typical = cases.assign(far=far).sort_values(["far", "case_id"], kind="stable").drop_duplicates("kind")
     return typical.set_index("kind").reindex(["TP", "FP", "FN", "TN"]).dropna(subset="score").drop(columns="far").astype({"label": int, "n": int}).reset_index()
 
-# %% ../nbs/65_tables.ipynb #025-73eed4
+# %% ../nbs/65_tables.ipynb #025-9395ca
 _CSS = """<style>
-.fnb{border-collapse:collapse;font:14px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;color:#222;background:#fff;margin:.8em 0}
+.fnb{border-collapse:collapse;font:13px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;color:#222;background:#fff;margin:.8em 0}
 .fnb caption{caption-side:top;text-align:left;font-weight:600;padding:0 0 .5em;color:#222}
-.fnb th,.fnb td{padding:.22em .9em;text-align:left;border:0;white-space:nowrap;background:#fff}
+.fnb th,.fnb td{padding:.22em .6em;text-align:left;border:0;white-space:nowrap;background:#fff}
 .fnb thead th{border-top:2px solid #222;border-bottom:1px solid #222;vertical-align:bottom;white-space:normal}
 .fnb .num{text-align:right}.fnb tbody tr.new td{border-top:1px solid #ddd}
 .fnb tfoot td{border-top:2px solid #222;font-size:12px;color:#555;white-space:normal;max-width:60em;padding-top:.5em}

@@ -13,7 +13,7 @@ def cell_text(cell: dict) -> str:
     if source.startswith("---\n") or "#| hide" in source or "#| default_exp" in source:
         return ""
     if cell["cell_type"] == "markdown":
-        return source
+        return re.sub(r"\]\((?!\w+:)([^)]+\.ipynb)\)", r"](nbs/\1)", source)
     code = re.sub(r"^#\|.*\n", "", source, flags=re.M)
     texts = [o.get("text") or o.get("data", {}).get("text/plain", []) for o in cell["outputs"]]
     shown = "".join("".join(t) for t in texts).rstrip()

@@ -111,7 +111,83 @@ class _InJson:
         plain = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
         write_json({k: v for k, v in asdict(self).items() if v != plain[k]}, path)
 
-# %% ../../nbs/11_data_paired.ipynb #013-7682f1
+# %% ../../nbs/11_data_paired.ipynb #014-95ea09
+def _list(value, name):
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"a list for {name!r} in the columns' declaration", repr(value), "Write [\"a\"] for a list of one.")
+    return tuple(map(str, value))
+
+
+def _dict(read):  # a reader of {text: what `read` reads}
+    def reader(value, name):
+        if not isinstance(value, dict):
+            raise DataError(f"names with a value each for {name!r} in the columns' declaration", repr(value), 'Write {"name": ...}.')
+        return {str(k): read(v, f"{name}: {k}") for k, v in value.items()}
+    return reader
+
+
+def _is(kind, words, *, empty=False):  # a reader of one value
+    def reader(value, name):
+        if isinstance(value, kind) and (empty or value != ""): return value
+        raise DataError(f"{words} for {name!r} in the columns' declaration", repr(value))
+    return reader
+
+
+def _size(value, name):
+    if value is None or isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(n, int) for n in value):
+        return value and tuple(value)
+    raise DataError(f"[width, height] in pixels for {name!r} in the columns' declaration", repr(value))
+
+# %% ../../nbs/11_data_paired.ipynb #015-fb4660
+_TEXT = _is(str, "a text", empty=True)
+_READ = {**dict.fromkeys(("id", "image", "target", "separator", "image_folder"), _is(str, "a text")),
+         **dict.fromkeys(("group", "expect_mode", "sheet"), _is(str | None, "a text or nothing")),
+         **dict.fromkeys(("classes", "continuous", "categorical", "multi", "missing", "ignore"), _list),
+         **dict.fromkeys(("ordinal", "feature_sets"), _dict(_list)), **dict.fromkeys(("leaks", "exclude"), _dict(_TEXT)),
+         "replace": _dict(_dict(_TEXT)), "name": _TEXT, "source": _TEXT, "expect_size": _size, "synthetic": _is(bool, "true or false")}
+
+
+def _check_keys(declared, cls, where):
+    if not isinstance(declared, dict): raise DataError(f"an object of keys and values in {where}", type(declared).__name__, "Write {...}.")
+    for key in declared: check_known(key, [f.name for f in fields(cls)], f"key in {where}")
+    for f in fields(cls):
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in declared:
+            raise DataError(f"the key {f.name!r} in {where}", f"keys {', '.join(declared)}")
+    return declared
+
+# %% ../../nbs/11_data_paired.ipynb #016-791b20
+def _variables(columns):
+    kinds = {k: getattr(columns, k) for k in ("continuous", "categorical", "multi")}
+    plain = [Variable(name, kind) for kind, names in kinds.items() for name in names]
+    return tuple(plain + [Variable(name, "ordinal", levels) for name, levels in columns.ordinal.items()])
+
+
+def _roles(columns):  # what each column is used for, but for the variables
+    roles = {"id": columns.id, "group": columns.group, "image": columns.image, "target": columns.target}
+    return {role: name for role, name in roles.items() if name and "{id}" not in name}
+
+
+def _check_roles(columns):
+    names, seen = {"id", "group", "image"}, {}  # a file's name may be the id, and the id the patient's
+    for role, name in [*_roles(columns).items(), *((f"{v.kind} variable", v.name) for v in columns.variables)]:
+        if name in seen and not {role, seen[name]} <= names:
+            raise DataError("one meaning for each column", f"{name!r} as {seen[name]} and as {role}", "Remove one of them.")
+        if role not in (names | {"target"}) and name in COHORT_COLUMNS:
+            raise DataError("variables with names of their own", f"the {role} {name!r}",
+                            f"{', '.join(COHORT_COLUMNS)} have a fixed meaning in a cohort: rename the column.")
+        seen[name] = role
+
+
+def _check_names(columns):
+    if len(set(columns.classes)) < max(2, len(columns.classes)):
+        raise DataError("two or more different classes", f"{columns.classes!r}")
+    for value in set(columns.exclude) & set(columns.classes):
+        raise DataError("each value of the target either among the classes or excluded", f"{value!r} as both")
+    known = [v.name for v in columns.variables]
+    for name, members in columns.feature_sets.items():
+        for c in members: check_known(c, known, f"variable in the feature set {name!r}")
+
+# %% ../../nbs/11_data_paired.ipynb #017-7682f1
 @dataclass(frozen=True, kw_only=True)
 class Columns(_InJson):
     "What each column of a table means; `columns.json` beside the table holds the same, so that a folder describes itself."
@@ -147,82 +223,6 @@ class Columns(_InJson):
     @property
     def variables(self) -> tuple: # every declared `Variable`, leaks among them
         return _variables(self)
-
-# %% ../../nbs/11_data_paired.ipynb #015-95ea09
-def _list(value, name):
-    if not isinstance(value, (list, tuple)):
-        raise DataError(f"a list for {name!r} in the columns' declaration", repr(value), "Write [\"a\"] for a list of one.")
-    return tuple(map(str, value))
-
-
-def _dict(read):  # a reader of {text: what `read` reads}
-    def reader(value, name):
-        if not isinstance(value, dict):
-            raise DataError(f"names with a value each for {name!r} in the columns' declaration", repr(value), 'Write {"name": ...}.')
-        return {str(k): read(v, f"{name}: {k}") for k, v in value.items()}
-    return reader
-
-
-def _is(kind, words, *, empty=False):  # a reader of one value
-    def reader(value, name):
-        if isinstance(value, kind) and (empty or value != ""): return value
-        raise DataError(f"{words} for {name!r} in the columns' declaration", repr(value))
-    return reader
-
-
-def _size(value, name):
-    if value is None or isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(n, int) for n in value):
-        return value and tuple(value)
-    raise DataError(f"[width, height] in pixels for {name!r} in the columns' declaration", repr(value))
-
-# %% ../../nbs/11_data_paired.ipynb #016-fb4660
-_TEXT = _is(str, "a text", empty=True)
-_READ = {**dict.fromkeys(("id", "image", "target", "separator", "image_folder"), _is(str, "a text")),
-         **dict.fromkeys(("group", "expect_mode", "sheet"), _is(str | None, "a text or nothing")),
-         **dict.fromkeys(("classes", "continuous", "categorical", "multi", "missing", "ignore"), _list),
-         **dict.fromkeys(("ordinal", "feature_sets"), _dict(_list)), **dict.fromkeys(("leaks", "exclude"), _dict(_TEXT)),
-         "replace": _dict(_dict(_TEXT)), "name": _TEXT, "source": _TEXT, "expect_size": _size, "synthetic": _is(bool, "true or false")}
-
-
-def _check_keys(declared, cls, where):
-    if not isinstance(declared, dict): raise DataError(f"an object of keys and values in {where}", type(declared).__name__, "Write {...}.")
-    for key in declared: check_known(key, [f.name for f in fields(cls)], f"key in {where}")
-    for f in fields(cls):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in declared:
-            raise DataError(f"the key {f.name!r} in {where}", f"keys {', '.join(declared)}")
-    return declared
-
-# %% ../../nbs/11_data_paired.ipynb #017-791b20
-def _variables(columns):
-    kinds = {k: getattr(columns, k) for k in ("continuous", "categorical", "multi")}
-    plain = [Variable(name, kind) for kind, names in kinds.items() for name in names]
-    return tuple(plain + [Variable(name, "ordinal", levels) for name, levels in columns.ordinal.items()])
-
-
-def _roles(columns):  # what each column is used for, but for the variables
-    roles = {"id": columns.id, "group": columns.group, "image": columns.image, "target": columns.target}
-    return {role: name for role, name in roles.items() if name and "{id}" not in name}
-
-
-def _check_roles(columns):
-    names, seen = {"id", "group", "image"}, {}  # a file's name may be the id, and the id the patient's
-    for role, name in [*_roles(columns).items(), *((f"{v.kind} variable", v.name) for v in columns.variables)]:
-        if name in seen and not {role, seen[name]} <= names:
-            raise DataError("one meaning for each column", f"{name!r} as {seen[name]} and as {role}", "Remove one of them.")
-        if role not in (names | {"target"}) and name in COHORT_COLUMNS:
-            raise DataError("variables with names of their own", f"the {role} {name!r}",
-                            f"{', '.join(COHORT_COLUMNS)} have a fixed meaning in a cohort: rename the column.")
-        seen[name] = role
-
-
-def _check_names(columns):
-    if len(set(columns.classes)) < max(2, len(columns.classes)):
-        raise DataError("two or more different classes", f"{columns.classes!r}")
-    for value in set(columns.exclude) & set(columns.classes):
-        raise DataError("each value of the target either among the classes or excluded", f"{value!r} as both")
-    known = [v.name for v in columns.variables]
-    for name, members in columns.feature_sets.items():
-        for c in members: check_known(c, known, f"variable in the feature set {name!r}")
 
 # %% ../../nbs/11_data_paired.ipynb #021-47cb49
 def _text(value, missing=()):
