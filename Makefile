@@ -25,9 +25,10 @@ install: .venv/.ready ## .venv with the exact versions of constraints.txt
 report: .venv/.ready ## run the study into runs/index.html; DATA=folder for the real cohort, else a synthetic twin
 	fusion-nb run imaging_clinical --out $(OUT) $(if $(FUSION_NB_DATA),-f nbs/studies/params/breast_lesions.yaml -p data_dir $(FUSION_NB_DATA)/breast_lesions_usg)
 
+# one thread each: small networks are fastest so, and several processes do not fight over the cores
 test: .venv/.ready drift ## drift check, every notebook, every test (add SLOW=1 for the slow ones)
-	nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest -q $(if $(SLOW),--slow) tests
+	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --do_print
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(SLOW),--slow) tests
 
 drift: .venv/.ready ## the notebooks, the exported modules and the README say the same
 	$(BIN)/python tests/check_drift.py
