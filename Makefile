@@ -5,8 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MPLBACKEND ?= agg
-DATA ?= $(FUSION_NB_DATA)
-export FUSION_NB_DATA := $(if $(DATA),$(abspath $(DATA)))
+# from the command line or FUSION_NB_DATA only: DATA is too common a name in people's environments
+DATA = $(FUSION_NB_DATA)
+override DATA_DIR := $(shell test -z "$(DATA)" || realpath -m "$(DATA)")
+export FUSION_NB_DATA := $(DATA_DIR)
 OUT ?= runs
 
 .PHONY: help install report test drift lab readme docs bench clean
@@ -23,7 +25,7 @@ install: .venv/.ready ## .venv with the exact versions of constraints.txt
 	touch $@
 
 report: .venv/.ready ## run the study into runs/index.html; DATA=folder for the real cohort, else a synthetic twin
-	fusion-nb run imaging_clinical --out $(OUT) $(if $(FUSION_NB_DATA),-f nbs/studies/params/breast_lesions.yaml -p data_dir $(FUSION_NB_DATA)/breast_lesions_usg)
+	fusion-nb run imaging_clinical --out $(OUT) $(if $(DATA_DIR),-f nbs/studies/params/breast_lesions.yaml -p data_dir "$(DATA_DIR)/breast_lesions_usg")
 
 # one thread each: small networks are fastest so, and several processes do not fight over the cores
 test: .venv/.ready drift ## drift check, every notebook, every test (add SLOW=1 for the slow ones)
@@ -32,6 +34,7 @@ test: .venv/.ready drift ## drift check, every notebook, every test (add SLOW=1 
 
 drift: .venv/.ready ## the notebooks, the exported modules and the README say the same
 	$(BIN)/python tests/check_drift.py
+	$(BIN)/python tests/readme.py --check
 
 lab: .venv/.ready ## JupyterLab on the notebooks
 	jupyter lab --notebook-dir nbs
@@ -41,6 +44,7 @@ readme: .venv/.ready ## README.md from nbs/index.ipynb
 
 docs: .venv/.ready ## the website into _docs; needs Quarto
 	@command -v quarto > /dev/null || { echo "make docs needs Quarto on the PATH: https://quarto.org/docs/get-started"; exit 2; }
+	touch README.md  # or nbdev would write its own over it
 	rm -rf _proc && nbdev_docs
 
 bench: .venv/.ready ## speed against its peers, as ratios

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['find_studies', 'Parameter', 'inspect_parameters', 'check_parameters', 'read_parameters', 'StudyError', 'run_study']
 
-# %% ../nbs/72_launch.ipynb #002-d87fd0
+# %% ../nbs/72_launch.ipynb #002-ce8276
 import ast
 import io
 import logging
-import os
 import shutil
 import tokenize
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 
-from .pages import render_notebook, write_index
+from .pages import _summary, render_notebook, write_index
 from .runs import atomic_path, check_writable, fingerprint, finish_record, run_lock, start_record
 from .schema import DataError, check_known
 
@@ -44,7 +43,7 @@ def _study_path(study):
     if not Path(study).is_file(): raise DataError("the notebook of a study", f"{study}, which does not exist", "Check the path.")
     return Path(study)
 
-# %% ../nbs/72_launch.ipynb #009-9379ec
+# %% ../nbs/72_launch.ipynb #009-18da8e
 @dataclass(frozen=True)
 class Parameter:
     "One parameter of a study, as its notebook declares it."
@@ -58,13 +57,19 @@ def inspect_parameters(
     notebook: str | Path, # a study notebook
 ) -> dict: # name -> `Parameter`, in the notebook's order
     "Read the parameters that a notebook declares in its cell tagged `parameters`, without running it."
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = _read_notebook(notebook).cells
     tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
     if not tagged: raise DataError(f"a cell tagged 'parameters' in {notebook}", "none", "Add the tag in JupyterLab's property inspector.")
     tokens = tokenize.generate_tokens(io.StringIO(tagged[0]).readline)
     comments = {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
     found = (_parameter(s, comments) for s in ast.parse(tagged[0]).body if isinstance(s, (ast.Assign, ast.AnnAssign)))
     return {p.name: p for p in found}
+
+
+def _read_notebook(file):
+    try: return nbformat.read(file, as_version=4)
+    except (ValueError, TypeError, AttributeError, nbformat.ValidationError):  # nbformat has no one error for what is no notebook
+        raise DataError("a Jupyter notebook", f"{file}, which is none or is damaged", "Open it in JupyterLab, or check the path.") from None
 
 
 def _parameter(statement, comments):
@@ -107,12 +112,18 @@ def _read(text, kind):
     try: return {"int": int, "float": float}.get(kind, yaml.safe_load)(text)
     except (ValueError, yaml.YAMLError): return None if kind == "None" and text.lower() == "none" else text
 
-# %% ../nbs/72_launch.ipynb #016-9b55fd
+# %% ../nbs/72_launch.ipynb #016-47c2cd
 def read_parameters(
     file: str | Path, # YAML: one `name: value` a line
 ) -> dict: # name -> value
     "Read a file of parameters; `DataError` names the line and column where it is malformed."
-    try: values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError: raise DataError(f"UTF-8 text in {file}", "other bytes", "Save the file as UTF-8.") from None
+    except yaml.reader.ReaderError as e:
+        line = text.count("\n", 0, e.position) + 1
+        raise DataError(f"YAML in {file}", f"line {line}: the control character #x{e.character:02x}", "Remove it.") from None
     except OSError as e: raise DataError("a file of parameters", f"{file}: {e.strerror}", "Check the path.") from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark
@@ -120,7 +131,7 @@ def read_parameters(
     if not isinstance(values, dict | None): raise DataError(f"lines of 'name: value' in {file}", f"a {type(values).__name__}")
     return values or {}
 
-# %% ../nbs/72_launch.ipynb #019-9b5757
+# %% ../nbs/72_launch.ipynb #019-15e201
 class StudyError(DataError):
     "A study did not run to its end: says where it stopped and where the partial notebook lies."
 
@@ -136,23 +147,16 @@ def run_study(
     notebook = _study_path(study)
     given = check_parameters(params or {}, notebook)
     values = _all_values(given, notebook)
-    key = fingerprint(notebook.stem, values, os.environ.get("FUSION_NB_DATA"))
-    folder = check_writable(Path(out)/notebook.stem/key).resolve()
+    folder = check_writable(Path(out)/notebook.stem/fingerprint(notebook.stem, values)).resolve()
     with run_lock(folder):
         _tidy(folder)
-        start_record(folder, notebook.stem, values, inputs={"notebook": notebook})
+        record = start_record(folder, notebook.stem, values, inputs={"notebook": notebook})
         error = _execute(notebook, folder, given, progress)
-        finish_record(folder, **({"status": "failed", "error": error} if error else {}))
+        inputs = {**record["inputs"], **_summary(folder).get("inputs", {})}  # the study has taken the fingerprints of its data
+        finish_record(folder, inputs=inputs, **({"status": "failed", "error": error} if error else {}))
         _write_pages(folder, Path(out))
     if error: raise StudyError(f"the study {notebook.stem!r} to run to its end", error, f"See the partial notebook {folder/'executed.html'}.")
     return folder
-
-
-def _tidy(folder):
-    "Remove the half-written files and folders of a killed run."
-    for leftover in list(folder.rglob(".*.part*")):
-        if leftover.is_dir(): shutil.rmtree(leftover)
-        else: leftover.unlink(missing_ok=True)  # it may have gone with its folder
 
 
 def _all_values(given, notebook):
@@ -162,7 +166,7 @@ def _all_values(given, notebook):
     if "out_dir" in given: raise DataError("an output folder by way of --out", "the parameter 'out_dir'", "A run's folder is chosen for it.")
     return {name: given.get(name, p.default) for name, p in declared.items() if name != "out_dir"}
 
-# %% ../nbs/72_launch.ipynb #021-ff0939
+# %% ../nbs/72_launch.ipynb #021-fae07b
 _KERNEL = ["--matplotlib=inline", "--log-level=ERROR"]
 
 
@@ -183,3 +187,11 @@ def _write_pages(folder, out):
     render_notebook(folder, "executed.html", code=True, other=("report.html", "report"))
     render_notebook(folder, "report.html", code=False)
     write_index(out)
+
+
+def _tidy(folder):
+    "Remove the half-written files and folders of a killed run, and the summary of an earlier one."
+    (folder/"summary.json").unlink(missing_ok=True)
+    for leftover in list(folder.rglob(".*.part*")):
+        if leftover.is_dir(): shutil.rmtree(leftover)
+        else: leftover.unlink(missing_ok=True)  # it may have gone with its folder

@@ -20,7 +20,7 @@ from traitlets.config import Config
 from .runs import atomic_path, read_json, run_lock
 from .schema import DataError
 
-# %% ../nbs/71_pages.ipynb #005-1dae8e
+# %% ../nbs/71_pages.ipynb #005-2080e3
 _STYLE = """
 :root { --ink: #1d2733; --soft: #5b6875; --line: #d9dfe5; --back: #f6f8fa; --link: #0b5cad; }
 * { box-sizing: border-box; }
@@ -45,7 +45,7 @@ details.code { margin: 0; } details.code > summary { text-align: right; font-siz
 .band { color: var(--soft); font-size: .85rem; border-bottom: 1px solid var(--line); padding-bottom: .5rem; }
 .badge { display: inline-block; padding: 0 .55rem; border-radius: 1rem; border: 1px solid currentColor; font-size: .78rem; font-weight: 600; }
 .synthetic { color: #8a4b00; background: #fff4e0; } .finished { color: #16613a; background: #e8f5ee; }
-.failed, .interrupted { color: #9b1c1c; background: #fdecea; } .running { color: #0b5cad; background: #e8f1fb; }
+.failed, .interrupted, .unreadable { color: #9b1c1c; background: #fdecea; } .running { color: #0b5cad; background: #e8f1fb; }
 .run { border: 1px solid var(--line); border-radius: 8px; padding: .4rem 1.2rem 1rem; margin: 1.2rem 0; }
 .run h2 { border: 0; margin: .6rem 0 .2rem; } .links { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; } .main { font-weight: 600; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; } .figures img { height: 9rem; border: 1px solid var(--line); }
@@ -127,7 +127,7 @@ def _title(notebook):
     found = (re.search(r"^# (.+)$", c.source, re.M) for c in notebook.cells if c.cell_type == "markdown")
     return next((m[1].strip() for m in found if m), "Notebook")
 
-# %% ../nbs/71_pages.ipynb #012-675d41
+# %% ../nbs/71_pages.ipynb #012-40f167
 def render_notebook(
     folder: str | Path, # a run's folder with executed.ipynb, record.json and perhaps summary.json
     name: str, # the page's file name in `folder`
@@ -149,16 +149,20 @@ def render_notebook(
 
 
 def _summary(folder):
-    return read_json(folder/"summary.json") if (folder/"summary.json").exists() else {}
+    "What the study says of itself in summary.json; nothing where it has written none."
+    file = folder/"summary.json"
+    summary = read_json(file) if file.exists() else {}
+    if not isinstance(summary, dict): raise DataError(f"names with values in {file}", f"a {type(summary).__name__}")
+    return summary
 
-# %% ../nbs/71_pages.ipynb #016-0b1d0d
+# %% ../nbs/71_pages.ipynb #016-2f64cf
 _INDEX = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Runs</title><style>{{ style }}</style></head><body><h1>Runs</h1>
 <p class="band">{{ runs | length }} run{{ "" if runs | length == 1 else "s" }}, the newest first</p>
 {% for run in runs %}<section class="run" id="{{ run.id }}">
 <h2>{{ run.title }} <span class="badge {{ run.status }}">{{ run.status }}</span>
 {% if run.synthetic %}<span class="badge synthetic">synthetic data</span>{% endif %}</h2>
-<div class="band">{{ run.study }} · {{ run.id }}{% if run.cohort %} · cohort: {{ run.cohort }}{% endif %} · {{ run.record.started | replace("T", " ") | truncate(16, True, "", 0) }} UTC
+<div class="band">{{ run.study }} · {{ run.id }}{% if run.cohort %} · cohort: {{ run.cohort }}{% endif %}{% if run.record.started %} · {{ run.record.started | replace("T", " ") | truncate(16, True, "", 0) }} UTC{% endif %}
 {%- if run.record.seconds is defined %} · {{ run.record.seconds | round | int }} s{% endif %}</div>
 {% if run.headline %}<p>{{ run.headline }}</p>{% endif %}
 {% if run.record.error %}<pre>{{ run.record.error }}</pre>{% endif %}
@@ -173,7 +177,7 @@ _INDEX = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta nam
 </section>{% else %}<p>There is no run yet.</p>{% endfor %}</body></html>
 """
 
-# %% ../nbs/71_pages.ipynb #017-daab7f
+# %% ../nbs/71_pages.ipynb #017-ea84ee
 def write_index(
     out: str | Path = "runs", # the folder of all runs: <out>/<study>/<id>/
 ) -> Path: # <out>/index.html
@@ -187,7 +191,7 @@ def write_index(
 
 def _run_entry(out, folder):
     "All that the index shows of one run."
-    record, summary = read_json(folder/"record.json"), _summary(folder)
+    record, summary = _read_run(folder)
     pages = [("Report", folder/"report.html"), ("Notebook with code", folder/"executed.html"), ("Executed notebook", folder/"executed.ipynb")]
     files = [folder/"record.json", *sorted(folder.glob("*.parquet"))]
     return {"id": folder.name, "study": record["study"], "title": summary.get("title", record["study"]), "status": _status(folder, record),
@@ -195,6 +199,18 @@ def _run_entry(out, folder):
             "pages": [(text, file) for text, file in pages if file.exists()], "files": files,
             "tables": _by_stem(folder/"tables", (".html", ".csv", ".parquet")), "figures": _by_stem(folder/"figures", (".svg", ".png")),
             "at": lambda file: quote(file.relative_to(out).as_posix())}
+
+# %% ../nbs/71_pages.ipynb #019-23c015
+def _read_run(folder):
+    "Record and summary of a run. One that cannot be read says so in the record's place: it must not stop the others."
+    kinds = {"study": str, "status": str, "started": str, "params": dict}
+    try:
+        record, summary = read_json(folder/"record.json"), _summary(folder)
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in kinds.items()):
+            raise DataError(f"{', '.join(kinds)} in {folder/'record.json'}", "not all of them")
+        return record, summary
+    except DataError as e:
+        return {"study": folder.parent.name, "status": "unreadable record", "started": "", "params": {}, "error": str(e)}, {}
 
 
 def _by_stem(folder, suffixes):

@@ -19,14 +19,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from .schema import DataError, Variable, check_columns, check_known
 
-# %% ../nbs/22_preprocess.ipynb #004-5a5a68
-def _numbers(column):
-    "(N,) float, NaN where missing."
-    bad = column.notna() & ~column.map(lambda value: isinstance(value, Real) and np.isfinite(value))
+# %% ../nbs/22_preprocess.ipynb #004-bd142a
+_LARGEST = np.float64(np.finfo(np.float32).max)  # what the matrix can hold, 3.4e38
+
+
+def _refuse(column, bad):
     if bad.any():
-        raise DataError(f"finite numbers in the continuous variable {column.name!r}",
+        raise DataError(f"finite numbers in the continuous variable {column.name!r}, of a size that single precision can hold",
                         f"{column[bad].iloc[0]!r} in row {column.index[bad][0]} ({int(bad.sum())} such rows)",
                         "Correct the cell, declare it a missing marker, or declare the variable categorical.")
+
+
+def _numbers(column):
+    "(N,) float, NaN where missing."
+    _refuse(column, column.notna() & ~column.map(lambda value: isinstance(value, Real) and abs(value) <= _LARGEST))
     return column.to_numpy(dtype=float, na_value=np.nan)
 
 
@@ -46,7 +52,9 @@ class _Scaled:
 
     def transform(self, column, variable): # (N, 1)
         x = _numbers(column)
-        return ((np.where(np.isnan(x), self.fill, x) - self.mean) / self.scale)[:, None]
+        scaled = (np.where(np.isnan(x), self.fill, x) - self.mean) / self.scale
+        _refuse(column, np.abs(scaled) > _LARGEST)  # after a tiny scale
+        return scaled[:, None]
 
     def names(self, variable): return [variable.name]
 

@@ -6,9 +6,8 @@
 __all__ = ['fingerprint', 'code_fingerprint', 'atomic_path', 'check_writable', 'run_lock', 'write_json', 'read_json', 'cached',
            'start_record', 'finish_record']
 
-# %% ../nbs/01_runs.ipynb #002-fe23c2
+# %% ../nbs/01_runs.ipynb #002-9eda2c
 import errno
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -16,6 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -131,32 +131,46 @@ def atomic_path(
             if temporary.is_dir(): shutil.rmtree(temporary)
             else: temporary.unlink()
 
-# %% ../nbs/01_runs.ipynb #018-6df7ed
+# %% ../nbs/01_runs.ipynb #018-c9da98
 def check_writable(
     folder: str | Path, # is made if need be
 ) -> Path: # the folder
     "Make `folder` and try to write a little file there; `DataError` says why it cannot be."
     folder = Path(folder)
-    with atomic_path(folder/"try") as tmp:
-        tmp.write_bytes(b"\0" * 4096)
-        (folder/"try").unlink(missing_ok=True)
-    (folder/"try").unlink()
+    probe = folder/f".try.{uuid.uuid4().hex}.part"  # a name that no file of the user and no other process has
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try: probe.write_bytes(b"\0" * 4096)
+        finally:
+            with suppress(OSError): probe.unlink()
     return folder
 
-# %% ../nbs/01_runs.ipynb #021-a206c3
+# %% ../nbs/01_runs.ipynb #021-f59e61
 @contextmanager
 def run_lock(
     folder: str | Path, # the folder that only one process may work in
 ):
     "Hold `folder` for this process while the block runs; `DataError` if another one holds it."
     with (Path(folder)/".lock").open("a") as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        try: _lock(file)
+        except (BlockingIOError, PermissionError):  # the second is Windows' word for it
             raise DataError(f"one process at a time in {folder}", "another one that is at work there",
                             "Wait until it has ended, or choose another folder.") from None
         yield
 
-# %% ../nbs/01_runs.ipynb #024-68a654
+
+def _lock(file):
+    "Lock an open file until it is closed; an error at once if another process holds it."
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl  # here, because Windows does not have it
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+# %% ../nbs/01_runs.ipynb #024-898ec6
 def write_json(
     obj, # JSON-able; paths become text, numpy numbers and arrays plain ones
     path: str | Path, # the file
@@ -174,6 +188,7 @@ def read_json(
     "Read a JSON file; `DataError` names the file, line and column where it is malformed."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise DataError("a JSON file", f"{path}, which does not exist") from None
+    except OSError as e: raise DataError("a JSON file", f"{path}: {e.strerror}", "Check the path.") from None
     except UnicodeDecodeError: raise DataError(f"UTF-8 text in {path}", "other bytes", "Save the file as UTF-8.") from None
     except json.JSONDecodeError as e:
         raise DataError(f"JSON in {path}", f"line {e.lineno}, column {e.colno}: {e.msg}", "Correct the file there.") from None

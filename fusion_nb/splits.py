@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'check_splits', 'holdout', 'kfold', 'split_counts']
 
-# %% ../nbs/20_splits.ipynb #002-3ba9bb
+# %% ../nbs/20_splits.ipynb #002-6369bd
 from math import isclose
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,12 @@ def check_splits(
     return (f"{n} of {table['group'].nunique()} groups (patients) have cases in more than one part of a fold, "
             "because cases were split singly: the scores are probably too good.",)
 
-# %% ../nbs/20_splits.ipynb #014-cddb72
+# %% ../nbs/20_splits.ipynb #014-fe4218
+def _check_seed(seed):  # what numpy's RandomState takes
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise DataError("a seed that is a whole number from 0 to 2**32 - 1", repr(seed), "For example 0.")
+
+
 def _cut(cases, fraction, seed):
     "Two tables of cases: the rest, and `fraction` of the groups, stratified by each group's highest label."
     units = cases.groupby("group")["label"].max()  # sorted by group
@@ -99,7 +105,7 @@ def _fold(table, fold, val, test):
     part = np.select([case_id.isin(test["case_id"]), case_id.isin(val["case_id"])], ["test", "val"], "train")
     return pd.DataFrame({"case_id": case_id.to_numpy(), "fold": fold, "split": part})
 
-# %% ../nbs/20_splits.ipynb #015-c2be57
+# %% ../nbs/20_splits.ipynb #015-64ae32
 def holdout(
     table: pd.DataFrame, # case_id, group, label: one row per case
     *,
@@ -108,6 +114,7 @@ def holdout(
     by_group: bool = True, # False: deal out single cases (only where every case is its own patient)
 ) -> pd.DataFrame: # case_id, fold (0), split: rows as in `table`
     "One split into train, val and test by group, stratified by the group's highest label."
+    _check_seed(seed)
     if len(fractions) != 3 or min(fractions) <= 0 or not isclose(sum(fractions), 1):
         raise DataError("three positive fractions that sum to 1, for train, val and test", f"{tuple(fractions)}",
                         "Write shares, not percentages: fractions=(0.6, 0.1, 0.3).")
@@ -129,7 +136,7 @@ def _test_folds(cases, n_splits, seed):
     folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=np.random.RandomState([seed, 0]))
     return [cases.iloc[test] for _, test in folds.split(cases, cases["label"], cases["group"])]
 
-# %% ../nbs/20_splits.ipynb #021-200e11
+# %% ../nbs/20_splits.ipynb #021-2117ca
 def kfold(
     table: pd.DataFrame, # case_id, group, label: one row per case
     *,
@@ -139,6 +146,7 @@ def kfold(
     by_group: bool = True, # False: deal out single cases (only where every case is its own patient)
 ) -> pd.DataFrame: # case_id, fold (0 .. n_splits-1), split: N * n_splits rows, within a fold as in `table`
     "K splits by group, stratified by label, in which every case is in `test` exactly once."
+    _check_seed(seed)
     if not 0 < val_fraction < 1: raise DataError("a val_fraction between 0 and 1", f"{val_fraction!r}", "For example 0.15.")
     cases, folds = _cases(table, by_group), []
     for fold, test in enumerate(_test_folds(cases, n_splits, seed)):

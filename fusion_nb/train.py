@@ -31,7 +31,7 @@ from .losses import multi_head_loss, pos_weight_of
 from .runs import atomic_path, check_writable, fingerprint
 from .schema import DataError, check_known
 
-# %% ../nbs/41_train.ipynb #004-c1ea28
+# %% ../nbs/41_train.ipynb #004-6e15c4
 SCHEDULES = ("none", "cosine", "step")
 PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
@@ -43,7 +43,7 @@ class TrainConfig:
     lr: float = 1e-4 # learning rate of Adam
     batch_size: int = 256 # cases per step, all devices together
     epochs: int = 100 # at most so many
-    patience: int = 20 # stop after so many epochs without a better validation AUC
+    patience: int = 20 # stop after so many epochs without a better validation AUC (or an equal one at a lower loss)
     label_smoothing: float = 0.1 # 0 and 1 become s/2 and 1 - s/2
     pos_weight: str | float | None = "balanced" # weight of a positive case; "balanced": negatives / positives of the training rows; None: 1
     schedule: str = "none" # learning rate over the epochs: "none" (constant), "cosine" (to 0) or "step" (a tenth after each third)

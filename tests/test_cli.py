@@ -14,6 +14,7 @@ from fusion_nb.cli import _MAKE, main
 from fusion_nb.data.fetch import SOURCES, _File
 from fusion_nb.data.synthetic import PairedSpec
 from test_launch import make_study
+from test_runs import small_disk
 
 COMMAND = Path(sys.executable).with_name("fusion-nb")
 
@@ -59,6 +60,17 @@ def test_failed_study_is_exit_1(study, tmp_path, capsys):
     assert main(["run", str(study), "--out", str(tmp_path), "--quiet", "-p", "mode", "fail"]) == 1
     error = capsys.readouterr().err
     assert "ValueError in cell" in error and "executed.html" in error and "Traceback" not in error and "Executing" not in error
+
+
+@pytest.mark.parametrize("mode, code, said", [("fill", 2, "the disk is full"), ("fill and tidy", 1, "the disk is full")])
+def test_disk_that_fills_up_during_a_study(study, tmp_path, mode, code, said):
+    """In the first the study's half-written file stays, so that nothing more can be written; in the second its cell fails and makes room."""
+    with small_disk(tmp_path, 2**20) as disk:
+        done = subprocess.run([COMMAND, "run", study, "--out", disk, "--quiet", "-p", "mode", mode], capture_output=True, text=True)
+        record = json.loads(next(disk.glob("toy/*/record.json")).read_text())
+        assert not list(disk.rglob("*.part*"))
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert record["status"] == ("failed" if code == 1 else "running"), "with no room left the record stays as it was"
 
 
 def test_unknown_study(capsys, tmp_path, monkeypatch):

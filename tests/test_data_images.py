@@ -1,5 +1,6 @@
 """Decoding: every mode of image, every kind of broken file, and the cache."""
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -84,6 +85,16 @@ def test_truncated_and_foreign_files_are_named(tmp_path, name):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=f"a whole image .* in {name}.*again from its source") as error: decode_image(path, size=16)
         assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("tag, kind, at", [(256, 4, 0), (259, 3, 8)])  # no width: TypeError; an unknown compression: KeyError
+def test_a_broken_second_frame(tmp_path, tag, kind, at):
+    path = tmp_path / "x.tif"
+    Image.fromarray(RAMP).save(path, save_all=True, append_images=[Image.fromarray(RAMP)])
+    content = bytearray(path.read_bytes())
+    content[content.rindex(struct.pack("<HHI", tag, kind, 1)) + at] = 0xE1  # the last one: of the second frame
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="a whole image .* in x.tif"): check_image(path)
 
 
 def test_formats_that_start_other_programs_are_not_opened(tmp_path):

@@ -161,6 +161,7 @@ def test_byte_order_mark_and_spaces_in_the_header(tmp_path):
     ("age", 0, "inf", ["a finite number", "'inf' in table.csv, row 2, column 'age'"]),
     ("age", 0, "nan", ["a finite number", "'nan' in table.csv, row 2"]),
     ("age", 0, "51,5", ["with a point for decimals", "'51,5'"]),
+    ("age", 0, "1_0_5", ["a finite number", "'1_0_5' in table.csv, row 2"]),
     ("stage", 1, "IV", ["one of the levels I, II, III", "'IV' in table.csv, row 3, column 'stage'"]),
 ])
 def test_bad_cell(clinic, table, column, row, value, words):
@@ -262,6 +263,12 @@ def test_each_direction_alone_is_refused(clinic, table):
     (clinic / "images" / "z9.png").rename(clinic / "images" / ".hidden.png")
     (clinic / "images" / "a1.png").unlink()
     with refused("Got 1 of 3 rows of table.csv without image"): read(clinic, table)
+
+
+def test_images_in_hidden_folders_are_nobodys(clinic, table):
+    (clinic / "images" / ".ipynb_checkpoints" / "sub").mkdir(parents=True)
+    Image.new("L", (8, 6)).save(clinic / "images" / ".ipynb_checkpoints" / "sub" / "a1-checkpoint.png")
+    assert len(read(clinic, table)) == 3
 
 
 def test_image_of_an_excluded_row_is_nobodys_loss(clinic, table):

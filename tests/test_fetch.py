@@ -294,6 +294,17 @@ def test_error_page_in_place_of_an_archive(figshare, tmp_path):
     assert not list(tmp_path.joinpath("data").rglob("*.zip*"))
 
 
+@pytest.mark.parametrize("page", ["<html>Are you a robot?</html>", '{"message": "busy"}', '[{"id": 1}]', "[1]"])
+def test_error_page_in_place_of_a_list_of_files(figshare, publisher, tmp_path, page):
+    address = figshare(archive({"images/a.tif": "x"}))
+    files = (publisher[1] / "files").read_text()
+    (publisher[1] / "files").write_text(page)
+    with pytest.raises(DataError, match="a list of files in figshare_files.json.*see https://figshare.com"): get(address, tmp_path / "data", "brecahad")
+    assert [p.name for p in (tmp_path / "data").rglob("*") if p.is_file()] == [".lock"]
+    (publisher[1] / "files").write_text(files)
+    assert (get(address, tmp_path / "data", "brecahad") / "a.tif").exists()
+
+
 def test_damaged_archive(figshare, tmp_path):
     content = archive({"images/a.tif": "pixels " * 99, "b": ""})
     with pytest.raises(DataError, match="images/a.tif: Bad CRC"): get(figshare(content.replace(b"pixels", b"pixelz", 1)), tmp_path / "data", "brecahad")

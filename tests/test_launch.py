@@ -10,20 +10,20 @@ import pytest
 
 from fusion_nb.launch import StudyError, check_parameters, inspect_parameters, read_parameters, run_study
 from fusion_nb.pages import write_index
-from fusion_nb.runs import read_json
+from fusion_nb.runs import read_json, start_record
 from fusion_nb.schema import DataError
 
 PARAMETERS = """
 seed: int = 0  # of every random draw
 lr: float = 1e-4  # learning rate
-mode: str = "good"  # good, fail, die or wait
+mode: str = "good"  # good, fail, die, wait, fill, fill and tidy
 out_dir: str = ""  # folder of the run
 """
 STAGES = """
 import json, os, time
 from pathlib import Path
 import pandas as pd
-from fusion_nb.runs import cached, fingerprint
+from fusion_nb.runs import atomic_path, cached, fingerprint
 out = Path(out_dir)
 for name in ("tables", "figures"): (out/name).mkdir(exist_ok=True)
 def make():
@@ -31,12 +31,16 @@ def make():
     return pd.DataFrame({"model": ["a & b", "c"], "auc": [0.75, 0.5 + seed / 100]})
 table = cached(out/"tables"/"results.csv", fingerprint(seed), make, read=pd.read_csv, write=lambda df, p: df.to_csv(p, index=False))
 table.to_html(out/"tables"/"results.html")
-json.dump({"title": "A toy study", "cohort": "twin", "synthetic": True, "headline": "Fusion 0.75"}, open(out/"summary.json", "w"))
+json.dump({"title": "A toy study", "cohort": "twin", "synthetic": True, "headline": "Fusion 0.75",
+           "inputs": {"table": fingerprint(table)}}, open(out/"summary.json", "w"))
 table
 """
 END = """
 if mode == "fail": raise ValueError("no good")
 if mode == "die": os.kill(os.getpid(), 9)
+if mode == "fill": (out/"big.bin").write_bytes(bytes(2**22))
+if mode == "fill and tidy":
+    with atomic_path(out/"big.bin") as tmp: tmp.write_bytes(bytes(2**22))
 while mode == "wait" and not (out/"go").exists(): time.sleep(.05)
 """
 FIGURE = """
@@ -87,10 +91,21 @@ def test_expression_as_default_is_kept_as_text(tmp_path):
     assert inspect_parameters(notebook)["data"].help == "folder, or = nothing"
 
 
-@pytest.mark.parametrize("text, said", [("seed: 1\n  lr: 2\n", "line 2, column"), ("- seed\n", "a list"), ("a: [1\n", "line 2"), ("seed: \"1\n", "line 2")])
+@pytest.mark.parametrize("text, said", [("seed: 1\n  lr: 2\n", "line 2, column"), ("- seed\n", "a list"), ("a: [1\n", "line 2"), ("a: 1\nb: \a\n", "line 2"), ("seed: \"1\n", "line 2")])
 def test_malformed_yaml_names_the_line(tmp_path, text, said):
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(DataError, match=said): read_parameters(tmp_path / "p.yaml")
+
+
+def test_file_of_parameters_that_is_not_utf8(tmp_path):
+    (tmp_path / "p.yaml").write_bytes("mode: größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"): read_parameters(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"\xe4", b'{"nbformat": 4, "nbformat_minor": 5, "cells": 3}'])
+def test_file_that_is_no_notebook(tmp_path, content):
+    (tmp_path / "broken.ipynb").write_bytes(content)
+    with pytest.raises(DataError, match="broken.ipynb"): run_study(tmp_path / "broken.ipynb", out=tmp_path / "out")
 
 
 def test_notebook_without_parameters_or_out_dir(study, tmp_path):
@@ -128,6 +143,21 @@ def test_a_run_leaves_all_that_the_index_links(run):
     assert "synthetic data" in index.read_text() and "Fusion 0.75" in index.read_text()
 
 
+def test_record_and_pages_have_the_fingerprints_that_the_study_took(run):
+    inputs = read_json(run / "record.json")["inputs"]
+    assert set(inputs) == {"notebook", "table"} and inputs["table"] == read_json(run / "summary.json")["inputs"]["table"]
+    assert "fingerprint of table" in (run / "report.html").read_text() and inputs["table"] in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("file, content", [("record.json", ""), ("record.json", "[]"), ("record.json", '{"study": "toy", "status": "finished"}'),
+                                           ("summary.json", "{"), ("summary.json", "[]")])
+def test_one_unreadable_run_does_not_stop_the_index(tmp_path, file, content):
+    for name in ("good", "bad"): start_record(tmp_path / "toy" / name, "toy", {"seed": 1})
+    (tmp_path / "toy" / "bad" / file).write_text(content)
+    index = write_index(tmp_path).read_text()
+    assert index.count("unreadable record<") == 1 and 'id="good"' in index and 'href="toy/bad/record.json"' in index
+
+
 def test_pages_stand_alone(run):
     for page in (run / "report.html", run / "executed.html", run.parent.parent / "index.html"):
         html = page.read_text()
@@ -148,6 +178,21 @@ def test_same_parameters_lead_to_the_same_folder(run, study):
     assert run_study(study, params={"seed": "3"}, out=run.parent.parent, progress=False) == run
     assert (run / "made.txt").read_text() == before == "made ", "a finished stage is not made again"
     assert read_json(run / "record.json")["attempt"] == 2
+
+
+def test_folder_does_not_depend_on_the_environment(run, study, monkeypatch):
+    monkeypatch.setenv("FUSION_NB_DATA", "")
+    assert run_study(study, params={"seed": 3}, out=run.parent.parent, progress=False) == run
+
+
+def test_failed_run_does_not_show_the_results_of_an_earlier_one(tmp_path):
+    notebook = make_study(tmp_path)
+    folder = run_study(notebook, out=tmp_path / "out", progress=False)
+    book = nbformat.read(notebook, 4)
+    book.cells[3].source = "1 / 0"
+    nbformat.write(book, notebook)
+    with pytest.raises(StudyError): run_study(notebook, out=tmp_path / "out", progress=False)
+    assert set(read_json(folder / "record.json")["inputs"]) == {"notebook"} and not (folder / "summary.json").exists()
 
 
 @pytest.mark.parametrize("mode, said", [("fail", "ValueError in cell .*no good"), ("die", "kernel died")])

@@ -152,7 +152,7 @@ def test_all_missing_in_train(kind, levels):
 
 
 @pytest.mark.parametrize("values, found", [
-    (["1.0", "2.0"], "'1.0'"), ([1.0, "n/a"], "'n/a'"), ([1.0, np.inf], "inf"), (list(pd.to_datetime(["2020-01-01"] * 2)), "2020-01-01")])
+    (["1.0", "2.0"], "'1.0'"), ([1.0, "n/a"], "'n/a'"), ([1.0, np.inf], "inf"), ([1.0, 1e60], "1e+60"), ([1.0, 10**60], "000"), (list(pd.to_datetime(["2020-01-01"] * 2)), "2020-01-01")])
 def test_a_number_column_that_is_no_longer_one(values, found):
     variables, table = one("continuous", [1.0, 2.0])
     fitted, wrong = TablePreprocessor(variables).fit(table), pd.DataFrame({"x": values})
@@ -160,6 +160,12 @@ def test_a_number_column_that_is_no_longer_one(values, found):
         with pytest.raises(DataError, match="finite numbers in the continuous variable 'x'") as error:
             call(wrong)
         assert found in error.value.got and "row" in error.value.got
+
+
+def test_a_number_too_large_for_single_precision_after_scaling():
+    variables, table = one("continuous", [1e-9, 2e-9])
+    fitted = TablePreprocessor(variables).fit(table)
+    with pytest.raises(DataError, match="variable 'x', of a size.*1e.35. in row 1"): fitted.transform(pd.DataFrame({"x": [1e-9, 1e35]}))
 
 
 def test_a_multi_column_that_is_no_longer_one():

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -36,17 +38,23 @@ def test_folder_is_whole_or_absent(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["cohort"]
 
 
+@contextmanager
+def small_disk(folder, size):
+    """A file system of `size` bytes; the test is skipped where none may be mounted (only root may)."""
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no permission to mount a small disk")
+    try: yield disk
+    finally: subprocess.run(["umount", disk], check=True)
+
+
 @pytest.fixture
 def full_disk(tmp_path):
-    """A file system of 64 KiB with no room left."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("no permission to mount a small disk")
-    try:
+    """A file system with no room left."""
+    with small_disk(tmp_path, 65536) as disk:
         (disk / "filler").write_bytes(b"\0" * 65536)
         yield disk
-    finally: subprocess.run(["umount", disk], check=True)
 
 
 def test_full_disk_for_real(full_disk):
@@ -56,6 +64,18 @@ def test_full_disk_for_real(full_disk):
             with atomic_path(full_disk / "a.npy") as tmp: write(tmp)
     with pytest.raises(DataError, match="full"): check_writable(full_disk / "new")
     assert {p.name for p in full_disk.iterdir()} <= {"filler", "new"}
+
+
+def test_check_writable_touches_no_file_of_the_user(tmp_path):
+    (tmp_path / "try").write_text("mine")
+    check_writable(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["try"] and (tmp_path / "try").read_text() == "mine"
+
+
+def test_check_writable_of_many_processes_at_once(tmp_path):
+    code = "import sys; from fusion_nb.runs import check_writable\nfor _ in range(1000): check_writable(sys.argv[1])"
+    both = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [p.communicate()[1] for p in both] == ["", ""] and list(tmp_path.iterdir()) == []
 
 
 def test_folder_without_permission(tmp_path):
@@ -115,6 +135,26 @@ def test_lock_is_gone_with_its_process(tmp_path):
         holder.kill()
         holder.wait()
     with run_lock(tmp_path): pass
+
+
+def test_import_without_fcntl():
+    """As on Windows, where the module does not exist."""
+    code = "import sys; sys.modules['fcntl'] = None; import fusion_nb.predictions"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_lock_on_windows(tmp_path, monkeypatch):
+    def held(*args): raise PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=held))
+    with pytest.raises(DataError, match="at work"):
+        with run_lock(tmp_path): pass
+    sys.modules["msvcrt"].locking = lambda *args: None
+    with run_lock(tmp_path): pass
+
+
+def test_json_that_is_a_folder(tmp_path):
+    with pytest.raises(DataError, match="[Dd]irectory"): read_json(tmp_path)
 
 
 def test_fingerprint_tells_like_things_apart(tmp_path):

@@ -114,6 +114,14 @@ def test_val_fraction_is_a_share(table, val_fraction):
         kfold(table, val_fraction=val_fraction)
 
 
+@pytest.mark.parametrize("make", [holdout, kfold])
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, "1"])
+def test_a_seed_that_numpy_does_not_take(table, make, seed):
+    with pytest.raises(DataError, match=r"a seed that is a whole number from 0 to 2\*\*32 - 1"):
+        make(table, seed=seed)
+    make(table, seed=np.int64(2**32 - 1))
+
+
 @pytest.mark.parametrize("n_splits", [0, 1, 2.5, 21, 1000])
 def test_too_few_groups_for_the_folds(table, n_splits):
     with pytest.raises(DataError, match="no more folds than groups.*20 of label 1.*Use fewer folds"):

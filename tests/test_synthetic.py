@@ -165,10 +165,33 @@ def test_the_same_cohort_is_left_alone(twin):
 def test_a_cohort_of_older_code_is_made_anew(tmp_path, monkeypatch):
     folder = make_paired(tmp_path / "twin", n_patients=10, size=16)
     good = content(folder)
-    (folder / "images" / "stale.png").write_bytes(b"")
+    (folder / "table.csv").write_text("")
     monkeypatch.setattr(synthetic, "code_fingerprint", lambda *_: "newer")
     make_paired(folder, n_patients=10, size=16)
-    assert content(folder).keys() == good.keys() and not list(tmp_path.glob(".*"))
+    made = content(folder)
+    assert made.pop("truth.json") != good.pop("truth.json") and made == good and len(list(folder.iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "images/annotated.png", "models/best.pt"])
+def test_a_cohort_of_older_code_with_other_peoples_files_is_left_alone(tmp_path, monkeypatch, name):
+    folder = make_paired(tmp_path / "twin", n_patients=10, size=16)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("precious")
+    before = content(folder)
+    monkeypatch.setattr(synthetic, "code_fingerprint", lambda *_: "newer")
+    with pytest.raises(DataError, match=f"nothing but the synthetic cohort in 'twin'.*{name.split('/')[0]}"): make_paired(folder, n_patients=10, size=16)
+    assert content(folder) == before
+
+
+def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path, monkeypatch):
+    for place, name in ((tmp_path / "here", "."), (tmp_path / "there", str(tmp_path / "there"))):
+        place.mkdir()
+        monkeypatch.chdir(place)
+        inode = place.stat().st_ino
+        assert make_paired(name, n_patients=10, size=16) == Path(name) and place.stat().st_ino == inode
+        assert len(read_synthetic(name)) == len(read_truth(name)) and len(list(Path.cwd().iterdir())) == 5
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"{tmp_path.name}.*other files"): make_paired(".", n_patients=10, size=16)
 
 
 @pytest.mark.parametrize("planted, words", [
@@ -189,5 +212,6 @@ def test_other_peoples_files_are_never_touched(twin, tmp_path):
 def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__): raise OSError(28, "No space left on device")
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    with pytest.raises(DataError, match="disk is full"): make_paired(tmp_path / "twin", n_patients=10, size=16)
-    assert not list(tmp_path.iterdir())
+    for folder in (tmp_path / "twin", tmp_path):  # a new one, and an empty one
+        with pytest.raises(DataError, match="disk is full"): make_paired(folder, n_patients=10, size=16)
+        assert not list(tmp_path.iterdir())

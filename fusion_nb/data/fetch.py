@@ -150,7 +150,7 @@ def _network(url, home):
         while cause.__context__: cause = cause.__context__  # the first of a chain says what happened
         raise DataError(f"to download {url}", f"{type(e).__name__}: {cause}", f"Check the network and the proxy settings. {_AGAIN}") from e
 
-# %% ../../nbs/14_data_fetch.ipynb #017-7c7777
+# %% ../../nbs/14_data_fetch.ipynb #017-c77265
 def _inside(folder, name):
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -162,33 +162,37 @@ def _digest(path, algorithm):
     with open(path, "rb") as file: return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _check(path, checksum, todo):
-    "Raise `DataError` unless the file has the checksum, and is an archive if its name says so."
+def _check(path, checksum, todo, lists=None):
+    "Raise `DataError` unless the file has the checksum, is an archive if its name says so, and `lists`, if given, can read it."
     algorithm, _, wanted = checksum.partition(":")
     if checksum and (found := _digest(path, algorithm)) != wanted.lower():
         raise DataError(f"{algorithm} {wanted} of {path.name.removesuffix('.part')}", found, todo)
     if path.name.removesuffix(".part").endswith(".zip") and not zipfile.is_zipfile(path):
         raise DataError(f"a zip archive in {path.name.removesuffix('.part')}", "something else", todo)
+    try:
+        if lists: lists(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as e:  # an error page, say
+        raise DataError(f"a list of files in {path.name.removesuffix('.part')}", f"something else ({type(e).__name__}: {e})", todo) from e
 
-# %% ../../nbs/14_data_fetch.ipynb #020-c47aa5
+# %% ../../nbs/14_data_fetch.ipynb #020-cf87c9
 def _bring(file, folder, base, home, progress):
     "Fetch one file if it is not there, check it, and keep a record of it."
     path, url = _inside(folder, file.name), urljoin(base, file.url or file.name)
     notes = folder / "checksums.json"
     record = read_json(notes) if notes.exists() else {}
     checksum = file.checksum or record.get(file.name, {}).get("sha256", "")
-    if path.exists(): _check(path, checksum, "It was changed, or is of another version: move it away, and fetch it again.")
-    else: _bring_new(url, path, checksum, home, progress)
+    if path.exists(): _check(path, checksum, "It was changed, or is of another version: move it away, and fetch it again.", file.lists)
+    else: _bring_new(url, path, checksum, home, progress, file.lists)
     known = {"sha256": f"sha256:{_digest(path, 'sha256')}", "bytes": path.stat().st_size, "published": file.checksum or None}
     if record.get(file.name) != known: write_json({**record, file.name: known}, notes)
     return path
 
 
-def _bring_new(url, path, checksum, home, progress):
+def _bring_new(url, path, checksum, home, progress, lists):
     part = path.with_name(path.name + ".part")
     with atomic_path(path) as tmp:  # it says why a file cannot be written
         with _network(url, home): _download(url, part, resume=bool(checksum), progress=progress)
-        try: _check(part, checksum, f"It was not kept. Fetch it again; if that does not help, there may be a new version: see {home}")
+        try: _check(part, checksum, f"It was not kept. Fetch it again; if that does not help, there may be a new version: see {home}", lists)
         except DataError:
             part.unlink()
             raise

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from ..runs import cached, code_fingerprint, fingerprint
 from ..schema import DataError
 
-# %% ../../nbs/10_data_images.ipynb #004-bce2f5
+# %% ../../nbs/10_data_images.ipynb #004-4e7f5e
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # all that Pillow raises
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error, Image.DecompressionBombError)  # all that Pillow raises
 
 
 @contextmanager

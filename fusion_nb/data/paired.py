@@ -275,10 +275,10 @@ def _groups(texts, columns, where):
     _check_spelling(groups, where)
     return groups
 
-# %% ../../nbs/11_data_paired.ipynb #026-eff376
+# %% ../../nbs/11_data_paired.ipynb #026-768d59
 def _number(text):  # a missing cell is NaN; what is no finite number becomes infinite, and is refused
     if text is None: return np.nan
-    try: number = float(text)
+    try: number = float(text.replace("_", "?"))  # Python would take 1_0_5 for 105
     except ValueError: return np.inf
     return number if np.isfinite(number) else np.inf
 
@@ -312,7 +312,7 @@ def _labels(cells, columns, where):  # -> labels, with -1 for the excluded rows;
     notes = [f"{_count(counts[v], 'row')} left out, {cells.name} {v or 'missing'}: {why}." for v, why in columns.exclude.items() if v in counts]
     return cells.map({c: i for i, c in enumerate(columns.classes)}).fillna(-1).astype(int), notes
 
-# %% ../../nbs/11_data_paired.ipynb #029-62ee54
+# %% ../../nbs/11_data_paired.ipynb #029-71b26d
 def _image_paths(texts, columns, folder, where):  # path of each row's image, None where the table names none
     pattern = columns.image if "{id}" in columns.image else None
     names = texts[columns.id].map(lambda i: pattern.replace("{id}", i)) if pattern else texts[columns.image]
@@ -335,7 +335,8 @@ def _inside(folder, image_folder, name, where):  # a path that was written on Wi
 
 
 def _images_in(folder, ignore):  # every image file below `folder`, hidden ones apart
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    def hidden(path): return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not hidden(p))
     return [p for p in sorted(found) if not any(p.match(pattern) for pattern in ignore)]
 
 # %% ../../nbs/11_data_paired.ipynb #030-ec02a4

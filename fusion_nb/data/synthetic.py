@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['PairedSpec', 'draw_cases', 'bayes_auc', 'draw_lesion', 'make_paired', 'read_synthetic', 'read_truth']
 
-# %% ../../nbs/13_data_synthetic.ipynb #002-fe9157
+# %% ../../nbs/13_data_synthetic.ipynb #002-47a7fd
+import os
 import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -148,7 +150,8 @@ def _table(spec, cases):
     gone = _streams(spec, 3).random((n, len(inputs))) < spec.missing
     return table.assign(**table[inputs].mask(gone))
 
-# %% ../../nbs/13_data_synthetic.ipynb #026-3ab019
+# %% ../../nbs/13_data_synthetic.ipynb #026-d5941d
+_FILES = ("images", "table.csv", "columns.json", "README.txt", "truth.json")
 _README = """SYNTHETIC DATA. No patient stands behind any of these files, and nothing medical follows from them.
 
 images/*.png  drawn lesions     table.csv     invented clinical rows     columns.json  what the columns mean
@@ -170,32 +173,45 @@ def _write(spec, made, folder):
     (folder / "README.txt").write_text(_README.format(spec="\n".join(f"  {k} = {v}" for k, v in made["spec"].items())))
     write_json({**made, "cases": {"case_id": table["case"].tolist(), **cases.to_dict("list")}}, folder / "truth.json")
 
-# %% ../../nbs/13_data_synthetic.ipynb #027-a98a7c
+# %% ../../nbs/13_data_synthetic.ipynb #027-139314
 def make_paired(
     folder: str | Path, # will hold the cohort; must be new, empty, or hold the same cohort
     **planted, # fields of `PairedSpec` by name: n_patients, image_signal, table_signal, interaction, missing, size, seed, ...
 ) -> Path: # the folder
     "Write a synthetic cohort as images, a table, a declaration of the columns, and the truth behind it."
     for name in planted: check_known(name, [f.name for f in fields(PairedSpec)], "parameter of a synthetic cohort")
-    spec, folder = PairedSpec(**planted), Path(folder)
+    spec, place = PairedSpec(**planted), Path(folder).resolve()  # "." has no name
     made = {"spec": asdict(spec), "code": code_fingerprint("data.synthetic")}
-    if _holds(folder, made): return folder
-    with atomic_path(folder) as tmp:
-        try: _write(spec, made, tmp)
-        except BaseException:
-            shutil.rmtree(tmp, ignore_errors=True)
-            raise
-        if folder.exists(): shutil.rmtree(folder)
-    return folder
+    if _holds(place, made): return Path(folder)
+    if place.is_dir(): _fill(spec, made, place)
+    else:
+        with atomic_path(place) as tmp: _write(spec, made, tmp)
+    return Path(folder)
+
+
+def _fill(spec, made, folder):
+    "Put the cohort into a folder that is there and stays, because it may be the current one; the truth comes last."
+    with atomic_path(folder / "truth.json") as truth, TemporaryDirectory(dir=folder, prefix=".") as tmp:
+        _write(spec, made, Path(tmp))
+        if (folder / "images").exists(): shutil.rmtree(folder / "images")
+        for name in _FILES[:-1]: os.replace(Path(tmp) / name, folder / name)
+        os.replace(Path(tmp) / "truth.json", truth)
 
 
 def _holds(folder, made):
-    "True: this cohort is there already. False: nothing is, or the same spec by other code, which may be replaced."
+    "True: this cohort is there already. False: nothing is, or the same spec by other code and no other files, which may be replaced."
     if not folder.is_dir() or not any(folder.iterdir()): return False
     found = read_json(folder / "truth.json") if (folder / "truth.json").exists() else {}
-    if found.get("spec") == made["spec"]: return found["code"] == made["code"]
-    raise DataError("a new or empty folder, or one with the same synthetic cohort", f"{folder.name!r} with {'another cohort' if found else 'other files'}",
-                    "Choose another folder, or remove this one.")
+    if found.get("spec") != made["spec"]:
+        raise DataError("a new or empty folder, or one with the same synthetic cohort", f"{folder.name!r} with {'another cohort' if found else 'other files'}",
+                        "Choose another folder, or remove this one.")
+    if found["code"] == made["code"]: return True
+    own = {*_FILES, *(f"images/{case}.png" for case in found["cases"]["case_id"])}
+    foreign = sorted({p.relative_to(folder).as_posix() for p in folder.rglob("*")} - own)
+    if foreign:
+        raise DataError(f"nothing but the synthetic cohort in {folder.name!r}, which other code made and which would be made anew",
+                        f"{foreign[0]!r} ({len(foreign)} such files or folders)", "Move them away, or choose another folder.")
+    return False
 
 # %% ../../nbs/13_data_synthetic.ipynb #029-37e999
 def read_synthetic(
