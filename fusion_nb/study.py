@@ -6,7 +6,7 @@
 __all__ = ['Recipe', 'check_two_classes', 'Fold', 'make_fold', 'train_model', 'cross_fit', 'validation_thresholds',
            'validation_auc', 'seed_estimates', 'OutOfFold']
 
-# %% ../nbs/70_study.ipynb #002-05a48a
+# %% ../nbs/70_study.ipynb #002-5f7247
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from .batches import FusionData
@@ -136,7 +137,7 @@ def train_model(
         history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=config, folder=place, progress=progress)
     return model, history
 
-# %% ../nbs/70_study.ipynb #020-784fe5
+# %% ../nbs/70_study.ipynb #020-d7a426
 def _fit_and_predict(recipe, name, fold, seed, folder, positive):
     "One fit's rows of the prediction table, and its history."
     place, key = _fit_folder(folder, recipe, fold, name, seed)
@@ -148,10 +149,10 @@ def _fit_and_predict(recipe, name, fold, seed, folder, positive):
 
     model, history = train_model(recipe, name, fold, seed=seed, folder=folder)
     with _threads(recipe.threads):
-        rows = cached(place / "predictions.parquet", key, make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
+        rows = cached(place / "predictions.parquet", f"{key} {code_fingerprint('predictions', 'study')}", make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
     return rows, history.assign(model=name, fold=fold.number, run=seed)
 
-# %% ../nbs/70_study.ipynb #022-01015a
+# %% ../nbs/70_study.ipynb #022-545e80
 def cross_fit(
     cohort: Cohort, # who
     images: np.ndarray, # (N, C, H, W) uint8, in the order of the cohort's table
@@ -169,6 +170,7 @@ def cross_fit(
             for fold in folds for name in recipe.models for seed in recipe.seeds]
     done = Parallel(n_jobs=jobs, return_as="generator")(fits)
     tables = list(tqdm(done, desc="fits", total=len(fits), disable=not progress))
+    if jobs != 1: get_reusable_executor().shutdown()  # the processes would outlive their use, and complain when the kernel ends
     predictions, histories = (pd.concat(each, ignore_index=True) for each in zip(*tables))
     return predictions, histories
 
