@@ -168,7 +168,7 @@ def examples_of(
     typical = cases.assign(far=far).sort_values(["far", "case_id"], kind="stable").drop_duplicates("kind")
     return typical.set_index("kind").reindex(["TP", "FP", "FN", "TN"]).dropna(subset="score").drop(columns="far").astype({"label": int, "n": int}).reset_index()
 
-# %% ../nbs/65_tables.ipynb #028-9395ca
+# %% ../nbs/65_tables.ipynb #028-a3a3ea
 _CSS = """<style>
 .fnb{border-collapse:collapse;font:13px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;color:#222;background:#fff;margin:.8em 0}
 .fnb caption{caption-side:top;text-align:left;font-weight:600;padding:0 0 .5em;color:#222}
@@ -195,7 +195,9 @@ def _row(values, left, starts, group):  # -> HTML
 
 def _cell(value, left, tag="td"):  # -> HTML
     "A cell, its text escaped."
-    return f'<{tag}{"" if left else " class=num"}>{escape(str(value))}</{tag}>'
+    text = escape(str(value))
+    if not left: text = text.replace(", ", ",&nbsp;")  # a line may break before an interval, not inside it
+    return f'<{tag}{"" if left else " class=num"}>{text}</{tag}>'
 
 # %% ../nbs/65_tables.ipynb #029-48e3e0
 def table_html(
