@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/74_cli.ipynb #002-9ffde5
+# %% ../nbs/74_cli.ipynb #002-6399b5
 import argparse
+import os
 import sys
 import textwrap
 from pathlib import Path
 
 from .schema import DataError
 
-# %% ../nbs/74_cli.ipynb #005-202a39
+# %% ../nbs/74_cli.ipynb #005-c0216b
 def _run(args):
     from fusion_nb.launch import read_parameters, run_study
 
@@ -28,9 +29,8 @@ def _list(args):
     for name, notebook in find_studies().items():
         print(f"{name}  ({notebook})")
         declared = [p for p in inspect_parameters(notebook).values() if p.name != "out_dir"]
-        rows = [(p.name, p.type, repr(p.default), p.help) for p in declared]
-        widths = [max((len(r[i]) for r in rows), default=0) for i in range(3)]
-        for row in rows: print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0])))
+        width = max((len(p.name) for p in declared), default=0)
+        for p in declared: print(f"  {p.name:{width}}  {p.type} = {p.default!r}\n" + textwrap.fill(p.help, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
 
 
 def _make(args):
@@ -106,7 +106,7 @@ def _add_data(commands):
     fetch.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_command(commands, "list", _sources, "list the data sets that are known, and how to obtain those that need an account")
 
-# %% ../nbs/74_cli.ipynb #009-9ef08c
+# %% ../nbs/74_cli.ipynb #009-03645c
 def main(
     argv: list | None = None, # the words after `fusion-nb`; None: those of the command line
 ) -> int: # 0: done; 1: the study failed; 2: bad input; 130: stopped by the user
@@ -116,6 +116,8 @@ def main(
     except DataError as e:
         print(f"fusion-nb: {e}", file=sys.stderr)
         return 1 if type(e).__name__ == "StudyError" else 2  # by name: its module is slow to import
+    except BrokenPipeError:  # `fusion-nb list | head`: who reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("fusion-nb: stopped; the same command goes on where it was", file=sys.stderr)
         return 130

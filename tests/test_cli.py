@@ -126,3 +126,8 @@ def test_data_fetch(tmp_path, capsys, monkeypatch):
         server.server_close()
     folder = Path(capsys.readouterr().out.strip().partition(" in ")[2])
     assert (folder / "a.txt").read_text() == "public" and folder.is_relative_to(tmp_path / "data")
+
+
+def test_a_reader_that_stops_reading_is_no_error(repo):
+    done = subprocess.run(f"{Path(sys.executable).parent}/fusion-nb list | head -1", shell=True, capture_output=True, text=True, cwd=repo)
+    assert "imaging_clinical" in done.stdout and not done.stderr
