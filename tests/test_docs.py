@@ -41,6 +41,8 @@ def site(repo, tmp_path_factory) -> Path:
     done = subprocess.run([sys.executable, "process.py"], cwd=copy, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(copy)})
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    # nbdev takes a list below a title for front matter, and drops it from the page
+    assert "Failed to create YAML" not in done.stderr + done.stdout, "give the title of the notebook a cell of its own"
     return copy
 
 
