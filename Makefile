@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MPLBACKEND ?= agg
 # from the command line or FUSION_NB_DATA only: DATA is too common a name in people's environments
 DATA = $(FUSION_NB_DATA)
-override DATA_DIR := $(shell test -z "$(DATA)" || realpath -m "$(DATA)")
+override DATA_DIR := $(shell test -z "$(DATA)" || $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$(DATA)")
 export FUSION_NB_DATA := $(DATA_DIR)
 OUT ?= runs
 
