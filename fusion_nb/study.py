@@ -152,7 +152,7 @@ def _fit_and_predict(recipe, name, fold, seed, folder, positive):
         rows = cached(place / "predictions.parquet", f"{key} {code_fingerprint('predictions', 'study')}", make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
     return rows, history.assign(model=name, fold=fold.number, run=seed)
 
-# %% ../nbs/70_study.ipynb #022-545e80
+# %% ../nbs/70_study.ipynb #022-4dd478
 def cross_fit(
     cohort: Cohort, # who
     images: np.ndarray, # (N, C, H, W) uint8, in the order of the cohort's table
@@ -168,7 +168,8 @@ def cross_fit(
     folds = [make_fold(cohort, images, splits, number) for number in sorted(splits["fold"].unique())]
     fits = [delayed(_fit_and_predict)(recipe, name, fold, seed, folder, cohort.classes[-1])
             for fold in folds for name in recipe.models for seed in recipe.seeds]
-    done = Parallel(n_jobs=jobs, return_as="generator")(fits)
+    # the images go to the processes by the name of their file (`FusionData`), so joblib need not dump arrays for them
+    done = Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)(fits)
     tables = list(tqdm(done, desc="fits", total=len(fits), disable=not progress))
     if jobs != 1: get_reusable_executor().shutdown()  # the processes would outlive their use, and complain when the kernel ends
     predictions, histories = (pd.concat(each, ignore_index=True) for each in zip(*tables))
