@@ -20,11 +20,11 @@ from traitlets.config import Config
 from .runs import atomic_path, read_json, run_lock
 from .schema import DataError
 
-# %% ../nbs/71_pages.ipynb #005-43dd13
+# %% ../nbs/71_pages.ipynb #005-956933
 _STYLE = """
 :root { --ink: #1d2733; --soft: #5b6875; --line: #d9dfe5; --back: #f6f8fa; --link: #0b5cad; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 70rem; padding: 1.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
   font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 1.2rem 0 .6rem; }
 h2 { font-size: 1.35rem; margin: 2.4rem 0 .6rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
