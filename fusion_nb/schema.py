@@ -96,7 +96,10 @@ class Variable:
             raise DataError(f"at least two levels, from low to high, for the ordinal variable {self.name!r}",
                             f"{self.levels!r}", "Give levels=('low', 'high').")
 
-# %% ../nbs/00_schema.ipynb #016-e39ca4
+# %% ../nbs/00_schema.ipynb #016-48e504
+COHORT_COLUMNS = ("case_id", "group", "label", "image")
+
+
 def _cohort_html(cohort):
     counts = ", ".join(f"{c} {int((cohort.table['label'] == i).sum())}" for i, c in enumerate(cohort.classes))
     notes = "".join(f"<li>{n}</li>" for n in (cohort.pairing, *cohort.notes))
@@ -118,10 +121,7 @@ def check_labels(
         raise DataError("cases of at least two classes", f"{len(label)} cases, all of them {only or 'missing'}",
                         "A target of one class cannot be learned or tested: check the target column and the filters.")
 
-# %% ../nbs/00_schema.ipynb #018-9a896d
-COHORT_COLUMNS = ("case_id", "group", "label", "image")
-
-
+# %% ../nbs/00_schema.ipynb #018-11217d
 @dataclass(frozen=True)
 class Cohort:
     "Cases with an image, a row of variables and a label, and what a report must say about them."
