@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['compare_models', 'claim']
 
-# %% ../nbs/55_compare.ipynb #002-c5b20d
+# %% ../nbs/55_compare.ipynb #002-0cbe8d
 from itertools import combinations
 
 import numpy as np
@@ -13,24 +13,38 @@ import pandas as pd
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from .metrics import METRICS
-from .resample import Resamples, percentile_limits
+from .resample import Resamples, _limits, metric_named
 from .schema import DataError, check_known
 
-# %% ../nbs/55_compare.ipynb #004-cb1508
-def _difference(
-    values: np.ndarray, # (R, 2) one metric of two models on the same resamples
-    estimate: np.ndarray, # (2,)
-    level: float, # of the interval
-) -> dict: # difference, low, high, z, p, n_undefined
-    "The paired test of one pair, on the resamples where both are defined."
-    d = values[:, 0] - values[:, 1]
-    difference, (low, high) = estimate[0] - estimate[1], percentile_limits(d, level=level)
+# %% ../nbs/55_compare.ipynb #004-fad160
+def _spread(d):  # (R,) -> float
+    "Standard deviation of the resamples that are defined."
     defined = d[~np.isnan(d)]
-    sd = defined.std(ddof=1) if len(defined) > 1 else 0.0
+    return defined.std(ddof=1) if len(defined) > 1 else 0.0
+
+
+def _difference(
+    d: np.ndarray, # (R,) one metric of two models on the same resamples: the differences
+    difference: float, # on the sample
+    level: float, # of the interval
+) -> dict: # difference, low, high, z, p, p_percentile, low_mc, high_mc, p_mc, n_undefined
+    "The paired test of one pair, on the resamples where both are defined."
+    sd, n = _spread(d), int((~np.isnan(d)).sum())
     # no spread: equal models differ by nothing (P = 1); any other constant difference cannot be tested this way
     z = difference / sd if sd > 1e-12 else 0.0 if abs(difference) <= 1e-12 else np.nan
-    return {"difference": difference, "low": low, "high": high, "z": z, "p": 2 * norm.sf(abs(z)), "n_undefined": len(d) - len(defined)}
+    limits = _limits(d, difference, "percentile", level, 0)
+    tail = min((d <= 1e-12).sum(), (d >= -1e-12).sum())
+    return {"difference": difference, "low": limits["low"], "high": limits["high"], "z": z, "p": 2 * norm.sf(abs(z)),
+            "p_percentile": min(1.0, 2 * (tail + 1) / (n + 1)) if n else np.nan, "low_mc": limits["low_mc"], "high_mc": limits["high_mc"],
+            "p_mc": 2 * norm.pdf(z) * abs(z) / np.sqrt(2 * max(n, 1)), "n_undefined": len(d) - n}
+
+
+def _pairs(models, reference):  # -> positions (a, b)
+    "Every pair of models, or each with the reference."
+    if len(models) < 2: raise DataError("at least two models to compare", f"{', '.join(models) or 'none'}", "Add the predictions of another model.")
+    if reference is None: return list(combinations(range(len(models)), 2))
+    r = models.index(check_known(reference, models, "model"))
+    return [(m, r) for m in range(len(models)) if m != r]
 
 
 def _adjusted(p, method):
@@ -40,33 +54,47 @@ def _adjusted(p, method):
     if tested.any(): out[tested] = multipletests(p[tested], method=method)[1]
     return out
 
-# %% ../nbs/55_compare.ipynb #006-028324
+
+def _corrected(rows):  # -> DataFrame
+    "The rows of a comparison as a table, with P corrected over all of them."
+    table = pd.DataFrame(rows)
+    after = table.columns.get_loc("p") + 1
+    for name, method in (("p_bh", "fdr_bh"), ("p_holm", "holm")): table.insert(after, name, _adjusted(table["p"], method))
+    return table
+
+# %% ../nbs/55_compare.ipynb #006-8de7ed
+def _max_t(d, difference, z):  # (R, P), (P,), (P,) -> (P,)
+    "P of each |z| against the largest of all pairs; NaN where a pair has no spread."
+    sd = np.array([_spread(column) for column in d.T])
+    tested = sd > 1e-12
+    if not tested.any(): return np.where(z == 0, 1.0, np.nan)
+    centred = np.abs(d[:, tested] - difference[tested]) / sd[tested]
+    largest = centred[~np.isnan(centred).any(axis=1)].max(axis=1)
+    above = len(largest) - np.searchsorted(np.sort(largest), np.abs(z) - 1e-12)
+    return np.where(tested, (1 + above) / (1 + len(largest)), np.where(z == 0, 1.0, np.nan))
+
+
 def compare_models(
     resamples: Resamples, # of `bootstrap_metrics`
     *,
     metric: str = "auc", # one of its metrics
     reference: str | None = None, # compare every model with this one only
     level: float = 0.95, # of the interval
-) -> pd.DataFrame: # model_a, model_b, metric, difference (a - b), low, high, z, p, p_holm, p_bh, n, n_groups, n_undefined
+) -> pd.DataFrame: # model_a, model_b, metric, difference (a - b), low, high, z, p, p_holm, p_bh, p_max_t, p_percentile, *_mc, n, n_groups, n_undefined, test
     """Every pair of models (or each with `reference`) on the same resamples.
 
     Two-sided normal P of difference / sd of its resamples (R: `pROC::roc.test(method="bootstrap")`), corrected over the rows of
-    this table (R: `p.adjust`). With a metric where lower is better, a negative difference favours `model_a`.
+    this table (R: `p.adjust`; max-T: Westfall and Young 1993). With a metric where lower is better, a negative difference favours `model_a`.
     The normal approximation needs a few dozen units of each class."""
     values, estimate = resamples.of(metric)
-    models = resamples.models
-    if len(models) < 2: raise DataError("at least two models to compare", f"{', '.join(models) or 'none'}", "Add the predictions of another model.")
-    if reference is None: pairs = list(combinations(range(len(models)), 2))
-    else:
-        r = models.index(check_known(reference, models, "model"))
-        pairs = [(m, r) for m in range(len(models)) if m != r]
-    table = pd.DataFrame([{"model_a": models[a], "model_b": models[b], "metric": metric,
-                           **_difference(values[:, [a, b]], estimate[[a, b]], level)} for a, b in pairs])
-    table.insert(8, "p_holm", _adjusted(table["p"], "holm"))
-    table.insert(9, "p_bh", _adjusted(table["p"], "fdr_bh"))
-    return table.assign(n=resamples.n_cases, n_groups=resamples.n_groups)
+    pairs = np.array(_pairs(resamples.models, reference))
+    d, difference = values[:, pairs[:, 0]] - values[:, pairs[:, 1]], estimate[pairs[:, 0]] - estimate[pairs[:, 1]]
+    table = _corrected([{"model_a": resamples.models[a], "model_b": resamples.models[b], "metric": metric, **_difference(d[:, j], difference[j], level)}
+                        for j, (a, b) in enumerate(pairs)])
+    table.insert(10, "p_max_t", _max_t(d, difference, table["z"].to_numpy()))
+    return table.assign(n=resamples.n_cases, n_groups=resamples.n_groups, test=f"paired bootstrap, z on the sd of the differences: {resamples.method}")
 
-# %% ../nbs/55_compare.ipynb #012-9958b7
+# %% ../nbs/55_compare.ipynb #012-e678ad
 def _p_text(p: float) -> str:
     "A P-value as journals print it."
     return "P < 0.001" if p < .001 else f"P = {p:.3f}" if p < .1 else f"P = {p:.2f}"
@@ -78,7 +106,7 @@ def claim(
     alpha: float = 0.05, # claim below this corrected P
 ) -> str: # a sentence
     "What one comparison shows, in a sentence."
-    title, better = METRICS[row["metric"]].title, METRICS[row["metric"]].higher_is_better
+    title, better = metric_named(row["metric"]).title, metric_named(row["metric"]).higher_is_better
     numbers = f"difference {row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     if np.isnan(row["p"]):
         return f"{row['model_a']} and {row['model_b']} differ in {title} ({numbers}), but the difference is the same in every resample: it cannot be tested."

@@ -6,9 +6,10 @@
 __all__ = ['readable', 'interval_text', 'roc_bands', 'plot_roc', 'plot_intervals', 'plot_differences', 'plot_importance',
            'plot_training', 'plot_examples', 'save_figure']
 
-# %% ../nbs/64_figures.ipynb #002-20db9a
+# %% ../nbs/64_figures.ipynb #002-d1c451
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from textwrap import wrap
@@ -21,13 +22,13 @@ from matplotlib.axes import Axes
 
 from .data.images import decode_image
 from .importance import rank_product
-from .metrics import METRICS, roc_points
+from .metrics import check_scores, roc_counts
 from .predictions import Scores
-from .resample import bootstrap_counts
+from .resample import bootstrap_counts, metric_named, percentile_limits
 from .runs import atomic_path
 from .schema import Cohort, DataError, check_columns, check_known
 
-# %% ../nbs/64_figures.ipynb #004-935605
+# %% ../nbs/64_figures.ipynb #004-d0a317
 # Okabe and Ito's colours, darkest first; their yellow is left out, because nobody sees it on white paper
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1)), (0, (2.5, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
@@ -52,8 +53,8 @@ def _looks(names):  # -> name -> keyword arguments of a line: color, linestyle, 
     "A colour, line and marker for each name, by its place; seven colours and six lines repeat together only after 42 names."
     return {n: {"color": c, "linestyle": l, "marker": m} for n, c, l, m in zip(names, cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS))}
 
-# %% ../nbs/64_figures.ipynb #005-acdd2c
-_PERCENT = ("specificity_at_95_sensitivity",)  # metrics that the field reads in per cent
+# %% ../nbs/64_figures.ipynb #005-cc0264
+_PERCENT = ("specificity_at_95_sensitivity", "sensitivity_at_95_specificity")  # metrics that the field reads in per cent
 
 
 def readable(
@@ -78,7 +79,21 @@ def interval_text(
     sign = "+" if signed else ""
     return "{0:{3}} [{1:{3}}, {2:{3}}]".format(*(scale * v for v in (estimate, low, high)), sign + form).replace("-", "\N{MINUS SIGN}")
 
-# %% ../nbs/64_figures.ipynb #007-542c2b
+# %% ../nbs/64_figures.ipynb #006-1313bd
+_PERFECT = {"calibration_slope": 1, "calibration_intercept": 0}  # better neither when higher nor when lower
+
+
+def _aim(metric):  # -> "higher is better"
+    "What one wishes of a metric."
+    if metric in _PERFECT: return f"{_PERFECT[metric]} is perfect"
+    return f"{'higher' if metric_named(metric).higher_is_better else 'lower'} is better"
+
+
+def _winner(metric, says):  # -> "; right of 0: the first is better"
+    "On which side of 0 a difference is in favour of the first."
+    return "" if metric in _PERFECT else f"; {'right' if metric_named(metric).higher_is_better else 'left'} of 0: {says}"
+
+# %% ../nbs/64_figures.ipynb #008-5db575
 def _page(ax, height, width=6.5):
     "The axes to draw on."
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
@@ -106,11 +121,37 @@ def _sample(rows):  # -> "252 cases of 252 patients"
     n, groups = rows["n"].max(), rows["n_groups"].max()
     return f"{n:,} cases of {int(groups):,} patients" if pd.notna(groups) else f"{n:,} cases, their patients unknown"
 
-# %% ../nbs/64_figures.ipynb #012-94e36a
-def _sensitivity_at(grid, label, score, counts=None):  # -> (G,)
-    "The ROC curve read at `grid`; straight between the points that thresholds reach."
-    points = roc_points(label, score, counts=counts)
-    return np.interp(grid, np.round(1 - points["specificity"], 12), points["sensitivity"])  # rounded: 1 - 0.9 is a little less than 0.1
+# %% ../nbs/64_figures.ipynb #013-625db7
+_COUNTS_AT_ONCE = 500_000  # rows times resamples, so that memory does not grow with the number of resamples
+
+
+def _two_classes(scores):  # -> `scores`, unchanged
+    "Refuse scores that have no such curve."
+    if scores.kind != "binary": raise DataError("scores of two classes for a curve", f"{scores.kind} scores", "Draw one class against the rest.")
+    return scores
+
+
+def _bands(scores, x, y, read, *, n, seed, level):  # -> model, x, y, low, high, n_undefined, level, n, n_groups
+    """A curve of every model with its pointwise percentile band, all on the same resamples; `x` is (name, grid (G,)), `y` a name.
+
+    `read(thresholds (U,), positives (R, U), negatives (R, U)) -> (R, G)` reads curves off the staircases of `roc_counts`."""
+    if n < 2: raise DataError("at least 2 resamples", f"n={n}", "500 or more give a usable band.")
+    label, group, piece = _two_classes(scores).label, scores.group, max(16, _COUNTS_AT_ONCE // len(scores))
+    def read_all(counts): return np.stack([read(np.unique(s)[::-1], *roc_counts(*check_scores(label, s), counts)) for s in scores.scores.T], axis=1)
+    resampled = [read_all(bootstrap_counts(label, group, n=min(piece, n - first), seed=seed, first=first)) for first in range(0, n, piece)]
+    resampled = np.concatenate(resampled)  # (R, M, G)
+    columns = read_all(np.ones((1, len(label)), np.uint16))[0], *percentile_limits(resampled, level=level), np.isnan(resampled).all(axis=2).sum(axis=0)
+    tables = [pd.DataFrame({"model": model, x[0]: x[1], **dict(zip((y, "low", "high", "n_undefined"), row))}) for model, *row in zip(scores.models, *columns)]
+    size = {"n": len(label), "n_groups": np.nan if group is None else len(np.unique(group))}
+    return pd.concat(tables, ignore_index=True).assign(level=level, **size)
+
+# %% ../nbs/64_figures.ipynb #014-1ebabb
+def _sensitivity_at(grid, positives, negatives):  # positives and negatives (R, U) from `roc_counts` -> (R, G)
+    "ROC curves read at `grid`, straight between the points that thresholds reach; NaN for a resample of one class."
+    defined = (positives[:, -1] > 0) & (negatives[:, -1] > 0)
+    rates = (np.pad(passed / np.maximum(passed[:, -1:], 1), ((0, 0), (1, 0))) for passed in (negatives, positives))
+    curves = [np.interp(grid, np.round(x, 12), y) for x, y in zip(*rates)]  # rounded, as the grid is: 3 x 0.1 is a little more than 0.3
+    return np.where(defined[:, None], curves, np.nan)
 
 
 def roc_bands(
@@ -120,30 +161,49 @@ def roc_bands(
     seed: int = 0, # of the resamples
     level: float = 0.95, # of the pointwise percentile band
     points: int = 201, # false-positive rates from 0 to 1
-) -> pd.DataFrame: # model, false_positive_rate, sensitivity, low, high, n, n_groups
+) -> pd.DataFrame: # model, false_positive_rate, sensitivity, low, high, n_undefined, level, n, n_groups
     "The ROC curve of every model with a pointwise bootstrap band; higher is better. What `plot_roc` draws."
-    label, group = scores.label, scores.group
-    grid, tail = np.round(np.linspace(0, 1, points), 12), (1 - level) / 2
-    counts = bootstrap_counts(label, group, n=n, seed=seed)
-    tables = []
-    for model, score in zip(scores.models, scores.scores.T):
-        resampled = [_sensitivity_at(grid, label, score, c[None]) for c in counts]
-        low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-        tables.append(pd.DataFrame({"model": model, "false_positive_rate": grid, "sensitivity": _sensitivity_at(grid, label, score),
-                                    "low": low, "high": high}))
-    return pd.concat(tables, ignore_index=True).assign(n=len(label), n_groups=np.nan if group is None else len(np.unique(group)))
+    grid = np.round(np.linspace(0, 1, points), 12)
+    def read(_, positives, negatives): return _sensitivity_at(grid, positives, negatives)
+    return _bands(scores, ("false_positive_rate", grid), "sensitivity", read, n=n, seed=seed, level=level)
 
-# %% ../nbs/64_figures.ipynb #015-d80635
+# %% ../nbs/64_figures.ipynb #017-69f42d
 def _chosen(names, known, what="model"):
     "The names asked for, all of them by default."
     return list(known) if names is None else [check_known(n, known, what) for n in names]
 
 
-def _with_auc(model, intervals):  # -> "0.849 [0.834, 0.864]  Image only"
+def _with_interval(model, intervals, metric="auc"):  # -> "0.849 [0.834, 0.864]  Image only"
     "The model's line in the legend; the numbers stand first, so that they stand in a column."
     if intervals is None: return readable(model)
-    row = _rows_of(intervals, "auc").set_index("model").loc[check_known(model, intervals["model"].unique(), "model")]
-    return f"{interval_text(row['estimate'], row['low'], row['high'])}  {readable(model)}"
+    row = _rows_of(intervals, metric).set_index("model").loc[check_known(model, intervals["model"].unique(), "model")]
+    return f"{interval_text(row['estimate'], row['low'], row['high'], metric=metric)}  {readable(model)}"
+
+
+def _chosen_curves(bands, xy, label, *, models, shaded):  # -> {model: look}, names of those with a band
+    "What to draw: a model keeps its colour, and the lines are dealt out anew among the chosen; a band for all if they are at most two."
+    check_columns(bands, ["model", *xy, "low", "high", "n_undefined", "level", "n", "n_groups"], "the table of the curves")
+    if bands.empty: raise DataError("at least one curve", "an empty table")
+    looks = _looks(bands["model"].unique())
+    chosen = {m: {**looks[m], "marker": None, "linestyle": line, "label": label(m)} for m, line in zip(_chosen(models, looks), cycle(_LINES))}
+    return chosen, _chosen(shaded, looks) if shaded is not None else list(chosen) * (len(chosen) <= 2)
+
+
+def _draw_curves(ax, bands, xy, chosen, *, shaded, step=None):  # -> the note under the title
+    "The chosen curves with their bands."
+    for model, look in chosen.items():
+        curve = bands[bands["model"] == model]
+        x, y = (curve[column] for column in xy)
+        if model in shaded: ax.fill_between(x, curve["low"], curve["high"], step=step, color=look["color"], alpha=0.14, linewidth=0)
+        ax.plot(x, y, drawstyle=f"steps-{step}" if step else None, linewidth=1.6, **look)
+    undefined = bands["n_undefined"].max()
+    return (_sample(bands) + (f"; band: {100 * bands['level'].max():.3g}% pointwise" if shaded else "")
+            + (f", up to {undefined:,} resamples undefined" if undefined else ""))
+
+
+def _legend_beside(ax, title):
+    "At the right of the axes: curves of no use would run into a legend inside."
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), alignment="left", handlelength=2.8, title=title)
 
 
 def _rows_of(table, metric):  # -> its rows
@@ -152,7 +212,7 @@ def _rows_of(table, metric):  # -> its rows
     if table.empty: raise DataError("at least one row to draw", "an empty table")
     return table[table["metric"] == check_known(metric, table["metric"].unique(), "metric")].reset_index(drop=True)
 
-# %% ../nbs/64_figures.ipynb #016-e6b8fb
+# %% ../nbs/64_figures.ipynb #018-072694
 @_styled()
 def plot_roc(
     bands: pd.DataFrame, # from `roc_bands`
@@ -164,24 +224,16 @@ def plot_roc(
     ax: Axes | None = None, # draw here; None: on a page of its own
 ) -> Axes: # drawn
     "ROC curves of several models on the same cases; more than five can hardly be told apart, so choose."
-    check_columns(bands, ["model", "false_positive_rate", "sensitivity", "low", "high", "n", "n_groups"], "the ROC curves")
-    if bands.empty: raise DataError("at least one ROC curve", "an empty table")
-    looks = _looks(bands["model"].unique())
-    models = _chosen(models, looks)
-    for model, line in zip(models, cycle(_LINES)): looks[model].update(marker=None, linestyle=line)  # the colour stays, the line is new among the chosen
-    shaded = _chosen(shaded, looks) if shaded is not None else models * (len(models) <= 2)
+    xy = ("false_positive_rate", "sensitivity")
+    chosen, shaded = _chosen_curves(bands, xy, partial(_with_interval, intervals=intervals), models=models, shaded=shaded)
     ax = _page(ax, 4.1)
     ax.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, zorder=0)
-    for model in models:
-        curve, look = bands[bands["model"] == model], looks[model]
-        if model in shaded: ax.fill_between(curve["false_positive_rate"], curve["low"], curve["high"], color=look["color"], alpha=0.14, linewidth=0)
-        ax.plot(curve["false_positive_rate"], curve["sensitivity"], **look, linewidth=1.6, label=_with_auc(model, intervals))
+    note = _draw_curves(ax, bands, xy, chosen, shaded=shaded)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="False-positive rate (1 \N{MINUS SIGN} specificity)", ylabel="Sensitivity")
-    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), alignment="left", handlelength=2.8,  # beside: curves of no use would run into it
-              title="AUC [95% interval]" if intervals is not None else None)
-    return _head(ax, "ROC curves", _sample(bands) + ("; band: 95% pointwise" if shaded else ""), synthetic)
+    _legend_beside(ax, "AUC [95% interval]" if intervals is not None else None)
+    return _head(ax, "ROC curves", note, synthetic)
 
-# %% ../nbs/64_figures.ipynb #020-f6152d
+# %% ../nbs/64_figures.ipynb #022-7ddbc2
 def _forest(ax, rows, labels, *, estimate, filled, scale=1):
     "A row per estimate, the first on top, with its interval, and its text at the right."
     y = np.arange(len(rows))
@@ -196,7 +248,7 @@ def _forest(ax, rows, labels, *, estimate, filled, scale=1):
     ax.tick_params(axis="y", length=0)
     sns.despine(ax=ax, left=True)
 
-# %% ../nbs/64_figures.ipynb #021-b37ee0
+# %% ../nbs/64_figures.ipynb #023-ada80e
 @_styled()
 def plot_intervals(
     intervals: pd.DataFrame, # from `resample.intervals`
@@ -212,11 +264,11 @@ def plot_intervals(
     ax, scale = _page(ax, 1.25 + 0.3 * len(rows)), 100 if metric in _PERCENT else 1
     if metric == "auc" and rows["low"].min() < 0.6: ax.axvline(0.5, color=_FAINT, linewidth=0.8, linestyle=_LINES[3])
     _forest(ax, rows, [readable(m) for m in rows["model"]], estimate="estimate", filled=np.ones(len(rows), bool), scale=scale)
-    title, better = METRICS[metric].title, "higher" if METRICS[metric].higher_is_better else "lower"
-    ax.set_xlabel(f"{title}{' (%)' if scale == 100 else ''}, {better} is better")
+    title = metric_named(metric).title
+    ax.set_xlabel(f"{title}{' (%)' if scale == 100 else ''}, {_aim(metric)}")
     return _head(ax, title, f"{_sample(rows)}; bars: 95% bootstrap intervals", synthetic)
 
-# %% ../nbs/64_figures.ipynb #025-3ac7ed
+# %% ../nbs/64_figures.ipynb #027-680d47
 def _against(comparison, reference):  # -> model_a minus model_b, model_b being the reference
     "The pairs with `reference`, turned into every other model minus the reference."
     if reference is None: return comparison
@@ -246,13 +298,12 @@ def plot_differences(
     ax.axvline(0, color=_FAINT, linewidth=0.8)
     labels = [readable(a) + ("" if reference else f" \N{MINUS SIGN} {readable(b)}") for a, b in zip(rows["model_a"], rows["model_b"])]
     _forest(ax, rows, labels, estimate="difference", filled=(rows["p_holm"] < 0.05).to_numpy(), scale=scale)
-    title, side = METRICS[metric].title, "right" if METRICS[metric].higher_is_better else "left"
-    unit = " (percentage points)" if scale == 100 else ""
-    ax.set_xlabel(f"Difference of {title}{unit}; {side} of 0: {f'better than {readable(reference)}' if reference else 'the first is better'}")
+    title, unit = metric_named(metric).title, " (percentage points)" if scale == 100 else ""
+    ax.set_xlabel(f"Difference of {title}{unit}{_winner(metric, f'better than {readable(reference)}' if reference else 'the first is better')}")
     heading = f"{title}: every model against {readable(reference)}" if reference else f"{title}: paired differences"
     return _head(ax, heading, f"{_sample(rows)}; bars: 95% bootstrap intervals\nFilled: P < 0.05 after Holm's correction", synthetic)
 
-# %% ../nbs/64_figures.ipynb #030-a4625b
+# %% ../nbs/64_figures.ipynb #032-d4d861
 def _importance_axes(ax, names, legend):
     "Names at the left, zero marked, and a legend where there is something to tell apart."
     ax.axvline(0, color=_FAINT, linewidth=0.9, zorder=1)
@@ -265,7 +316,7 @@ def _importance_axes(ax, names, legend):
     ax.set_xlabel("Drop of the AUC when the variable is shuffled (%)")
     if legend: ax.legend(loc="lower right", handlelength=1)
 
-# %% ../nbs/64_figures.ipynb #031-5100ed
+# %% ../nbs/64_figures.ipynb #033-8afae0
 @_styled()
 def plot_importance(
     summaries: pd.DataFrame | Mapping, # one `importance_summary`, or model -> summary
@@ -292,7 +343,7 @@ def plot_importance(
     if what["over"] == "shuffles": bars += ", not a sampling interval"
     return _head(ax, "Permutation importance", bars + (f"\n{note}" if note else ""), synthetic)
 
-# %% ../nbs/64_figures.ipynb #035-8dc1b2
+# %% ../nbs/64_figures.ipynb #037-48797d
 def _panels(n, across, sharey):  # -> Figure, array of n Axes
     "A page of equal panels; losses are sums of different numbers of terms, so each has a scale of its own."
     across = min(across, n)
@@ -316,7 +367,7 @@ def _training_curves(ax, history, what, keys):
     ax.grid(axis="y", color="0.93")
     ax.locator_params(nbins=5)
 
-# %% ../nbs/64_figures.ipynb #036-a5dbe9
+# %% ../nbs/64_figures.ipynb #038-e87811
 @_styled()
 def plot_training(
     history: pd.DataFrame, # epoch, train_loss, val_loss, val_auc; also model, and columns that tell runs apart
@@ -345,7 +396,7 @@ def plot_training(
     if synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())
     return grid
 
-# %% ../nbs/64_figures.ipynb #041-22fd24
+# %% ../nbs/64_figures.ipynb #043-c8fea8
 def _cell(value):  # -> wrapped
     "A value as a person reads it."
     if isinstance(value, tuple): value = ", ".join(map(str, value)) or None
@@ -365,7 +416,7 @@ def _write_column(ax, texts, heights, color=_INK):
     for y, text in zip(np.cumsum([0, *heights[:-1]]), texts):
         for i, line in enumerate(text.split("\n")): ax.text(0.02, y + i + 0.78, line, va="baseline", fontsize=7.5, color=color)
 
-# %% ../nbs/64_figures.ipynb #042-806efa
+# %% ../nbs/64_figures.ipynb #044-e80c36
 _KINDS = {"TP": "True positive", "FP": "False positive", "FN": "False negative", "TN": "True negative"}
 
 
@@ -386,7 +437,7 @@ def _draw_case(ax, kind, case, image, classes):
     actual, of = classes[1 if kind in ("TP", "FN") else 0], f"\none of {case['n']:,}" if "n" in case else ""
     ax.text(0.5, -0.16, f"{actual}, score {case['score']:.2f}{of}", ha="center", va="top", fontsize=8, **at)
 
-# %% ../nbs/64_figures.ipynb #043-fa6f10
+# %% ../nbs/64_figures.ipynb #045-833f79
 @_styled()
 def plot_examples(
     examples: pd.DataFrame, # from `tables.examples_of`: kind, case_id, score, threshold (, model, n)
@@ -419,7 +470,7 @@ def plot_examples(
     if cohort.synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())
     return top[1:]
 
-# %% ../nbs/64_figures.ipynb #049-bef0a0
+# %% ../nbs/64_figures.ipynb #051-4a31f3
 @_styled()
 def save_figure(
     drawn: Axes | np.ndarray, # what a `plot_*` function returned

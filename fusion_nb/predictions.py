@@ -6,48 +6,118 @@
 __all__ = ['check_predictions', 'prediction_rows', 'write_predictions', 'read_predictions', 'read_scores', 'best_run', 'ensemble',
            'late_fusion', 'Scores', 'score_matrix']
 
-# %% ../nbs/50_predictions.ipynb #002-1f01c1
+# %% ../nbs/50_predictions.ipynb #002-e75b7b
+import os
+import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from sklearn.metrics import roc_auc_score
 
 from .runs import atomic_path
 from .schema import DataError, check_columns, check_known, check_unique
 
-# %% ../nbs/50_predictions.ipynb #004-ed361b
+# %% ../nbs/50_predictions.ipynb #004-139756
 _KEYS = ["study", "model", "run", "fold", "case_id"]
-_COLUMNS = [*_KEYS, "group", "split", "label"]
+_CASE = [*_KEYS, "group", "split"]
 _SPLITS = ("train", "val", "test")
 
 
-def _score_column(
-    pred: pd.DataFrame, # prediction table
-) -> str: # the name of its one score column
-    "The column that holds the score of the positive class."
-    found = [c for c in pred.columns if c.startswith("score_")]
-    if len(found) == 1: return found[0]
-    raise DataError("one column score_<positive class>, the same for every model", f"{found or list(pred.columns)}",
-                    "Rename the column of the positive class, and drop the others.")
+def _outcome(table, where):
+    "The columns of the outcome: label, or time and event."
+    survival = [c for c in ("time", "event") if c in table]
+    if "label" in table and len(survival) == 2:
+        raise DataError(f"one outcome in {where}", "a label beside time and event", "Drop the outcome that is not meant.")
+    outcome = ["time", "event"] if survival and "label" not in table else ["label"]
+    check_columns(table, outcome, where)
+    return outcome
 
-# %% ../nbs/50_predictions.ipynb #005-18ffe1
-def _check_scores(pred, score, where):
-    "Refuse scores that are not finite; note those that cannot be probabilities."
-    bad = ~np.isfinite(pred[score])
+
+def _refuse(table, column, bad, expected, todo=""):
+    "Name the first bad value of a column by its case."
+    if bad.any():
+        value, case = table.loc[bad, column].tolist()[0], table.loc[bad, "case_id"].tolist()[0]
+        raise DataError(expected, f"{value!r} in {int(bad.sum())} rows, the first that of case {case!r}", todo)
+
+# %% ../nbs/50_predictions.ipynb #005-ce810f
+def _check_outcome(table, classes, where):
+    "Refuse labels that are no class, and times and events that cannot be."
+    if _outcome(table, where) == ["label"]:
+        allowed, todo = "labels 0 or 1", "Code the positive class as 1."
+        if len(classes) > 2:
+            allowed = f"labels 0 to {len(classes) - 1} ({', '.join(map(str, classes))})"
+            todo = "Code each class as its place among the columns of scores."
+        _refuse(table, "label", ~table["label"].isin(range(len(classes))), f"{allowed} in {where}", todo)
+        return
+    time = pd.to_numeric(table["time"], errors="coerce")
+    _refuse(table, "time", ~(np.isfinite(time) & (time >= 0)), f"finite times of 0 or more in {where}",
+            "Count time from the day that a case was first at risk.")
+    _refuse(table, "event", ~table["event"].isin([0, 1]), f"events 0 or 1 in {where}",
+            "Code an observed event as 1, a censored case as 0.")
+
+
+def _check_events(table, where):
+    "Refuse survival without an event: there is nothing to rank."
+    if "event" in table and not table["event"].any():
+        raise DataError(f"an event or more in {where}", f"{len(table)} cases, all of them censored",
+                        "Check the column of the event, and which part is looked at.")
+
+# %% ../nbs/50_predictions.ipynb #006-6dc0ac
+def _score_columns(
+    pred: pd.DataFrame, # prediction table
+) -> list: # the names of its columns of scores: one, or one per class
+    "The columns that hold the scores, in the order of the labels."
+    found = [c for c in pred.columns if c.startswith("score_")]
+    if "label" not in pred and found != ["score_risk"]:
+        raise DataError("the one column score_risk beside time and event", f"{found or list(pred.columns)}",
+                        "Rename the column of the risk, and drop the others.")
+    if len(found) in (0, 2):
+        todo = "Of two classes keep the positive one's column and drop the other." if found else "Rename the column of the score."
+        raise DataError("one column score_<positive class>, or score_<class> for each of three or more, the same for every model",
+                        f"{found or list(pred.columns)}", todo)
+    return found
+
+
+def _score_column(
+    pred: pd.DataFrame, # prediction table, not of several classes
+) -> str: # the name of its one column of scores
+    "The column that holds the score of the positive class, or the risk."
+    found = _score_columns(pred)
+    if len(found) == 1: return found[0]
+    raise DataError("one column score_<positive class>", f"the {len(found)} classes {', '.join(_classes(found))}",
+                    "Keep the column of one class, and code it as 1.")
+
+
+def _classes(columns):
+    "The names of three or more classes, else 0 and 1."
+    return tuple(c.removeprefix("score_") for c in columns) if len(columns) > 2 else (0, 1)
+
+# %% ../nbs/50_predictions.ipynb #007-8030e6
+def _refuse_score(pred, column, bad, expected, todo):
+    "Name the first bad score by its case and model."
     if bad.any():
         first = pred[bad].iloc[0]
-        raise DataError(f"finite scores in {where}",
-                        f"{first[score]} for case {first['case_id']!r} of model {first['model']!r}, {int(bad.sum())} such rows in all",
-                        "Look for a diverged training or a missing value.")
-    outside = pred.loc[(pred[score] < 0) | (pred[score] > 1), "model"].unique()
-    if len(outside):
-        warnings.warn(f"{', '.join(outside)}: scores outside 0 to 1 in {where}. Their order counts for AUC and specificity; "
-                      "the Brier score and late fusion will refuse them.", stacklevel=3)
+        raise DataError(expected, f"{first[column]} for case {first['case_id']!r} of model {first['model']!r}, "
+                        f"{int(bad.sum())} such rows in all", todo)
+
+
+def _check_scores(pred, columns, where):
+    "Refuse scores that are not finite, and negative probabilities; note binary scores that cannot be probabilities."
+    for column in columns:
+        score = pd.to_numeric(pred[column], errors="coerce")
+        _refuse_score(pred, column, ~np.isfinite(score), f"finite scores in {where}", "Look for a diverged training or a missing value.")
+        if len(columns) > 1:
+            _refuse_score(pred, column, score < 0, f"probabilities of 0 or more in the column {column!r} of {where}",
+                          "Turn scores into probabilities, by a softmax.")
+        elif "label" in pred and (outside := pred.loc[(score < 0) | (score > 1), "model"].unique()).size:
+            warnings.warn(f"{', '.join(outside)}: scores outside 0 to 1 in {where}. Their order counts for AUC and specificity; "
+                          "the Brier score and late fusion will refuse them.", stacklevel=4)
 
 
 def _check_group(group, where):
@@ -58,9 +128,9 @@ def _check_group(group, where):
 
 
 def _check_cases(pred, where):
-    "Refuse a case that has one label or group here and another there."
+    "Refuse a case that has one outcome or group here and another there."
     _check_group(pred["group"], where)
-    for column in ("label", "group"):
+    for column in (*_outcome(pred, where), "group"):
         several = pred.groupby(["study", "case_id"])[column].transform("nunique") > 1
         if several.any():
             first = pred.loc[several, "case_id"].iloc[0]
@@ -68,43 +138,63 @@ def _check_cases(pred, where):
             raise DataError(f"one {column} for each case in {where}", f"case {first!r} with {values}",
                             "Check that the models were scored on the same cases; cases without an id are matched by row.")
 
-# %% ../nbs/50_predictions.ipynb #006-083944
-def check_predictions(
-    pred: pd.DataFrame, # prediction table
-    where: str = "the prediction table", # its name, for the message
-) -> pd.DataFrame: # `pred`, unchanged
-    "Raise `DataError` unless `pred` keeps the contract above."
-    score = _score_column(check_columns(pred, _COLUMNS, where))
+# %% ../nbs/50_predictions.ipynb #008-d11633
+def _check_rows(pred, where):
+    "The contract for some rows of a table, which may all be censored."
+    check_columns(pred, _CASE, where)
+    _outcome(pred, where)
+    columns = _score_columns(pred)
     check_unique(pred, _KEYS, where)
     for split in pred["split"].unique(): check_known(split, _SPLITS, "split")
-    wrong = pred.loc[~pred["label"].isin([0, 1]), "label"]
-    if len(wrong): raise DataError(f"labels 0 or 1 in {where}", f"{wrong.tolist()[0]!r} in {len(wrong)} rows", "Code the positive class as 1.")
-    _check_scores(pred, score, where)
+    _check_outcome(pred, _classes(columns), where)
+    _check_scores(pred, columns, where)
     _check_cases(pred, where)
     return pred
 
-# %% ../nbs/50_predictions.ipynb #008-2ed5e8
+
+def check_predictions(
+    pred: pd.DataFrame, # prediction table: binary, multi-class or survival
+    where: str = "the prediction table", # its name, for the message
+) -> pd.DataFrame: # `pred`, unchanged
+    """Raise `DataError` unless `pred` keeps the contract above.
+
+    The probabilities of a case over several classes need not sum to 1."""
+    _check_events(_check_rows(pred, where), where)
+    return pred
+
+# %% ../nbs/50_predictions.ipynb #010-426afe
+def _score_frame(score, positive, survival):
+    "Scores as columns of the prediction table."
+    if not isinstance(score, pd.DataFrame):
+        if np.ndim(score) != 1:
+            raise DataError("(N,) scores of the positive class, or a table with a column per class", f"an array of shape {np.shape(score)}",
+                            "Name the classes: pd.DataFrame(score, columns=classes).")
+        score = pd.DataFrame({"risk" if survival else positive: np.asarray(score, np.float64)})
+    return score.astype(np.float64).add_prefix("score_").reset_index(drop=True)
+
+
 def prediction_rows(
-    cases: pd.DataFrame, # (N) case_id, label, split, and group where it is known
-    score: np.ndarray, # (N,) scores of the positive class
+    cases: pd.DataFrame, # (N) case_id, split, label or time and event, and group where it is known
+    score: np.ndarray | pd.DataFrame, # (N,) scores of the positive class, or risks; a table (N, C): a column per class, by label
     *,
     model: str, # name of the model
     run: int = 0, # seed of its training
     fold: int = 0, # fold of the cross-validation
     study: str = "study", # name of the study
-    positive: str = "positive", # name of the positive class
+    positive: str = "positive", # name of the positive class, where `score` is an array
 ) -> pd.DataFrame: # (N) rows of the prediction table
     "The rows that one trained model adds to the prediction table."
-    check_columns(cases, ["case_id", "label", "split"], f"the cases of {model!r}")
+    where = f"the cases of {model!r}"
+    outcome = _outcome(check_columns(cases, ["case_id", "split"], where), where)
     if len(score) != len(cases):
         raise DataError("one score per case", f"{len(score)} scores of {model!r} for {len(cases)} cases")
-    group = cases["group"].astype(object) if "group" in cases else None
-    return check_predictions(pd.DataFrame({
-        "study": study, "model": model, "run": int(run), "fold": int(fold), "case_id": cases["case_id"].astype(str), "group": group,
-        "split": cases["split"], "label": cases["label"], f"score_{positive}": np.asarray(score, np.float64)}).reset_index(drop=True),
-        f"the predictions of {model!r}").astype({"label": np.int64})
+    rows = pd.DataFrame({
+        "study": study, "model": model, "run": int(run), "fold": int(fold), "case_id": cases["case_id"].astype(str),
+        "group": cases["group"].astype(object) if "group" in cases else None, "split": cases["split"], **cases[outcome]}).reset_index(drop=True)
+    rows = _check_rows(rows.join(_score_frame(score, positive, "label" not in cases)), f"the predictions of {model!r}")
+    return rows.astype({c: np.float64 if c == "time" else np.int64 for c in outcome})
 
-# %% ../nbs/50_predictions.ipynb #013-08654e
+# %% ../nbs/50_predictions.ipynb #019-dd4e02
 def write_predictions(
     pred: pd.DataFrame, # prediction table
     path: str | Path, # .parquet or .csv
@@ -134,70 +224,183 @@ def read_predictions(
     "Read a prediction table and check it."
     return check_predictions(_read_table(path, ["case_id", "group"]), Path(path).name)
 
-# %% ../nbs/50_predictions.ipynb #017-1afca6
-def _numbers(table, column, path):
-    "A column as float64; what is not a number is named by its row, as a spreadsheet counts rows."
-    numbers = pd.to_numeric(table[column], errors="coerce")
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        raise DataError(f"finite numbers in the column {column!r} of {path}",
-                        f"{table[column].tolist()[bad[0]]!r} in row {bad[0] + 2}, {len(bad)} such rows in all",
+# %% ../nbs/50_predictions.ipynb #023-502e24
+def _refuse_rows(table, column, bad, expected, path):
+    "Name the first bad value of a column by its row, as a spreadsheet counts rows."
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        raise DataError(f"{expected} in the column {column!r} of {path}",
+                        f"{table[column].tolist()[rows[0]]!r} in row {rows[0] + 2}, {len(rows)} such rows in all",
                         "Correct these rows or remove them.")
+
+
+def _numbers(table, column, path):
+    "A column as float64."
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    _refuse_rows(table, column, ~np.isfinite(numbers), "finite numbers", path)
     return numbers.astype(np.float64)
 
 
-def read_scores(
-    path: str | Path, # CSV or Parquet with one row per case
-    *,
-    label: str = "label", # column of 0 and 1
-    score: str = "score", # column of the score, higher is more positive
-    group: str | None = None, # column of the patient
-    case_id: str | None = None, # column that names the case
-    model: str | None = None, # name of the model, else the file's name
-) -> pd.DataFrame: # prediction table of one model, all of it `test`
-    "Read a file of labels and scores, whoever made it, as a prediction table."
-    path, ids = Path(path), [c for c in (group, case_id) if c is not None]
-    table = check_columns(_read_table(path, ids), [label, score, *ids], path.name)
-    if table.empty: raise DataError("rows of scores", f"{path} with a header only")
-    for column in ids:
-        if table[column].isna().any(): raise DataError(f"a value in every row of {column!r}", f"none in row {table[column].isna().argmax() + 2} of {path}")
-    width = len(str(len(table)))
-    cases = pd.DataFrame({"label": _numbers(table, label, path), "split": "test"})
-    cases["case_id"] = [f"row {i:0{width}d}" for i in range(1, len(table) + 1)] if case_id is None else table[case_id]
-    if group is not None: cases["group"] = table[group].astype(str)
-    return prediction_rows(cases, _numbers(table, score, path), model=model or path.stem, study="")
+def _class_labels(table, column, classes, path):
+    "The class name of every row, from names or from positions; names first, as classes may be called 1, 2, 3."
+    text = table[column].map(lambda v: f"{v:g}" if isinstance(v, (float, np.floating)) else str(v)).astype(object)
+    position = pd.to_numeric(table[column], errors="coerce")
+    named, placed = text.isin(classes), position.isin(range(len(classes)))
+    if named.all(): return text
+    _refuse_rows(table, column, ~placed if placed.sum() > named.sum() else ~named,
+                 f"one of the classes {', '.join(classes)}, or positions 0 to {len(classes) - 1},", path)
+    return position.map(lambda i: classes[int(i)])
 
-# %% ../nbs/50_predictions.ipynb #021-c07dc1
+
+def _read_outcome(table, label, classes, path):
+    "The columns of the outcome; of several classes their names."
+    if classes: return {"label": _class_labels(table, label[0], classes, path)}
+    numbers = [_numbers(table, column, path) for column in label]
+    _refuse_rows(table, label[-1], ~numbers[-1].isin([0, 1]), "labels 0 or 1" if len(label) == 1 else "events 0 or 1", path)
+    if len(label) == 1: return {"label": numbers[0].astype(np.int64)}
+    _refuse_rows(table, label[0], numbers[0] < 0, "times of 0 or more", path)
+    return {"time": numbers[0], "event": numbers[1].astype(np.int64)}
+
+# %% ../nbs/50_predictions.ipynb #024-0eef27
+def _read_file(path, label, score, group, case_id):
+    "One file: its cases, and its scores with a column per class. `label`: one column or two; `score`: {class: column}."
+    ids = [c for c in (group, case_id) if c is not None]
+    table = check_columns(_read_table(path, ids), [*label, *score.values(), *ids], path)
+    if table.empty: raise DataError("rows of scores", f"{path} with a header only")
+    for column in ids: _refuse_rows(table, column, table[column].isna(), "a value in every row", path)
+    if case_id is not None: check_unique(table, [case_id], path)
+    width = len(str(len(table)))
+    cases = pd.DataFrame(_read_outcome(table, label, tuple(score) if len(score) > 1 else None, path))
+    cases["case_id"] = [f"row {i:0{width}d}" for i in range(1, len(table) + 1)] if case_id is None else table[case_id].astype(str)
+    if group is not None: cases["group"] = table[group].astype(str)
+    _check_events(cases, path)
+    return cases, pd.DataFrame({name: _numbers(table, column, path) for name, column in score.items()})
+
+
+def _coded(cases, columns):
+    "Cases of the `test` part, the names of several classes as their positions."
+    cases = cases.assign(split="test")
+    return cases.assign(label=cases["label"].map({name: i for i, name in enumerate(columns)})) if len(columns) > 1 else cases
+
+
+def _named_columns(label, score):
+    "The one or two columns of the outcome, and {class: column} of the scores."
+    label, score = [[names] if isinstance(names, str) else list(names) for names in (label, score)]
+    if len(label) not in (1, 2): raise DataError("the column of the label, or the two of time and event", f"label={label}")
+    if len(label) == 2 and len(score) != 1: raise DataError("one column of the risk beside time and event", f"score={score}")
+    if len(score) in (0, 2):
+        raise DataError("the column of the positive class, or one for each of three or more classes", f"score={score}",
+                        "Of two classes give the positive one's column alone." if score else "")
+    if len(score) == 1: return label, {"positive" if len(label) == 1 else "risk": score[0]}
+    names = [re.sub("^(score|prob)_", "", column) for column in score]
+    if len(set(names)) < len(names): raise DataError("a column of scores for each class", f"score={score}, the classes {', '.join(names)}")
+    return label, dict(zip(names, score))
+
+# %% ../nbs/50_predictions.ipynb #026-d2b800
+def _model_names(paths):
+    "Each file's shortest tail that no other file has: `preds`, or `image/preds` beside `fusion/preds`."
+    parts = [Path(os.path.abspath(path)).with_suffix("").parts for path in paths]
+    names = []
+    for path, part in zip(paths, parts):
+        tails = [part[-n:] for n in range(1, len(part) + 1)]
+        alone = [tail for tail in tails if sum(other[-len(tail):] == tail for other in parts) == 1]
+        if not alone: raise DataError("each file once", f"{path} more than once", "Give names that differ: model=(...).")
+        names.append("/".join(alone[0]))
+    return names
+
+
+def _check_ids(ids, others, path, other):
+    "Refuse two files that name different cases."
+    sides = [(sorted(set(ids) - set(others)), path, other), (sorted(set(others) - set(ids)), other, path)]
+    found = [f"{len(only)} of {here} that {there} lacks, the first {only[0]!r}" for only, here, there in sides if only]
+    if found: raise DataError("the same case ids in every file", "; ".join(found), "Score every model on the same cases, or keep their common cases.")
+
+
+def _check_alike(first, later, by_id):
+    "Refuse two files, each (path, cases), that differ in length, outcome or patient."
+    (path, a), (other, b) = first, later
+    if by_id:
+        _check_ids(a["case_id"], b["case_id"], path, other)
+        b = b.set_index("case_id").loc[a["case_id"]]
+    elif len(a) != len(b):
+        raise DataError("files of the same length, as they are matched by row", f"{len(a)} rows in {path} and {len(b)} in {other}",
+                        "Match them by a column that names the case: case_id.")
+    for column in a.columns.drop("case_id"):
+        differ = np.flatnonzero(a[column].to_numpy() != b[column].to_numpy())
+        if len(differ):
+            first, todo = differ[0], "Check that these are the same cases"
+            row = f"case {a['case_id'].iloc[first]!r}" if by_id else f"row {first + 2}"
+            raise DataError(f"the same {column} in every file",
+                            f"{a[column].iloc[first]} in {path} and {b[column].iloc[first]} in {other} for {row}, {len(differ)} such rows in all",
+                            f"{todo}." if by_id else f"{todo} in the same order, or match them by a column that names the case: case_id.")
+
+# %% ../nbs/50_predictions.ipynb #027-309337
+def read_scores(
+    path: str | Path | list, # CSV or Parquet with one row per case; or several such files, one per model
+    *,
+    label: str | tuple = "label", # column of 0 and 1, or of the class; for survival the columns of time and event
+    score: str | tuple = "score", # column of the score, higher is more positive or earlier; for three or more classes a column each
+    group: str | None = None, # column of the patient
+    case_id: str | None = None, # column that names the case; without it rows are matched by their position
+    model: str | tuple | None = None, # name of each model, else the file's name, with its folder where two files share one
+) -> pd.DataFrame: # prediction table, all of it `test`
+    """Read files of outcomes and scores, whoever made them, as one prediction table.
+
+    Several files must hold the same cases with the same outcome: `DataError` names two that do not, and the first case or row."""
+    paths = [Path(p) for p in ([path] if isinstance(path, (str, os.PathLike)) else path)]
+    names = _model_names(paths) if model is None else [model] if isinstance(model, str) else list(model)
+    if not paths or len(names) != len(paths) or len(set(names)) < len(names):
+        raise DataError("one file or more, each with a name of its own", f"{len(paths)} files and the names {', '.join(names) or 'none'}")
+    label, columns = _named_columns(label, score)
+    files = [(p, *_read_file(p, label, columns, group, case_id)) for p in paths]
+    for later in files[1:]: _check_alike(files[0][:2], later[:2], case_id is not None)
+    tables = [prediction_rows(_coded(cases, columns), scores, model=name, study="") for name, (_, cases, scores) in zip(names, files)]
+    return pd.concat(tables, ignore_index=True)
+
+# %% ../nbs/50_predictions.ipynb #036-92479c
+def _run_auc(rows, columns):
+    "AUC of the rows; of several classes the mean of each against the rest."
+    label = rows["label"].to_numpy()
+    positive = [label] if len(columns) == 1 else [label == i for i in range(len(columns))]
+    return np.mean([roc_auc_score(is_one, rows[column]) for is_one, column in zip(positive, columns)])
+
+
 def best_run(
-    pred: pd.DataFrame, # prediction table with val rows
+    pred: pd.DataFrame, # prediction table with val rows, binary or multi-class
 ) -> pd.DataFrame: # the rows, of every split, of the chosen runs
-    "Keep, for every model and fold, the run with the highest validation AUC; of equal ones the smallest."
-    score, fold = _score_column(pred), ["study", "model", "fold"]
+    """Keep, for every model and fold, the run with the highest validation AUC; of equal ones the smallest.
+
+    For several classes the AUC is the mean over the classes, each against the rest (macro)."""
+    columns, fold = _score_columns(pred), ["study", "model", "fold"]
+    if "label" not in pred:
+        raise DataError("labels, to choose runs by their AUC", "times and events",
+                        "Use ensemble(), or keep of each model the run with the highest C-index on the val rows.")
     val = pred[pred["split"] == "val"].groupby([*fold, "run"])
-    without = set(map(tuple, pred[fold].values)) - {k[:-1] for k in val.groups}
-    one_class = [k for k, n in val["label"].nunique().items() if n < 2]
-    if without or one_class:
-        raise DataError("validation rows of both classes for every model and fold",
-                        f"{'none' if without else 'one class only'} for {dict(zip([*fold, 'run'], sorted(without or one_class)[0]))}",
+    n_classes, found = len(_classes(columns)), val["label"].nunique()
+    bad = {k: "none" for k in set(map(tuple, pred[fold].values)) - {k[:-1] for k in val.groups}}
+    bad = bad or {k: f"{n} of {n_classes} classes" for k, n in found.items() if n < n_classes}
+    if bad:
+        raise DataError("validation rows of every class for every model and fold", f"{bad[min(bad)]} for {dict(zip([*fold, 'run'], min(bad)))}",
                         "Keep the val rows in the table, or use ensemble().")
-    auc = pd.Series({k: roc_auc_score(rows["label"], rows[score]) for k, rows in val}).rename_axis([*fold, "run"])
+    auc = pd.Series({k: _run_auc(rows, columns) for k, rows in val}).rename_axis([*fold, "run"])
     best = auc.sort_index().groupby(level=fold).idxmax()
     return pred[pd.MultiIndex.from_frame(pred[[*fold, "run"]]).isin(best.tolist())].reset_index(drop=True)
 
-
+# %% ../nbs/50_predictions.ipynb #039-b6f19e
 def ensemble(
     pred: pd.DataFrame, # prediction table with several runs
 ) -> pd.DataFrame: # one row per study, model, fold and case, with run = -1
-    "The mean probability over the runs, as rows of their own."
-    score, case = _score_column(pred), ["study", "model", "fold", "case_id"]
-    mean = pred.sort_values("run", kind="stable").groupby([*case, "group", "split", "label"], dropna=False, sort=False)[score].agg(["mean", "size"])
-    sizes = mean.groupby(level=["study", "model", "fold"])["size"].nunique()
+    "The mean score over the runs (of each class; of the risk), as rows of their own."
+    columns, case = _score_columns(pred), ["study", "model", "fold", "case_id"]
+    outcome = _outcome(pred, "the prediction table")
+    runs = pred.sort_values("run", kind="stable").groupby([*case, "group", "split", *outcome], dropna=False, sort=False)
+    sizes = runs.size().groupby(level=["study", "model", "fold"]).nunique()
     if (sizes > 1).any():
-        raise DataError("every case scored by every run of its model and fold, in the same split", f"some cases only in some runs of {sizes[sizes > 1].index[0]}",
-                        "Leave out the runs that were not finished.")
-    return mean.reset_index().rename(columns={"mean": score}).assign(run=-1)[[*_COLUMNS, score]]
+        raise DataError("every case scored by every run of its model and fold, in the same split",
+                        f"some cases only in some runs of {sizes[sizes > 1].index[0]}", "Leave out the runs that were not finished.")
+    return runs[columns].mean().reset_index().assign(run=-1)[[*_CASE, *outcome, *columns]]
 
-# %% ../nbs/50_predictions.ipynb #025-fb7489
+# %% ../nbs/50_predictions.ipynb #042-aee6c1
 def _mean_logit(
     probability: np.ndarray, # (N, M) in [0, 1]
 ) -> np.ndarray: # (N,)
@@ -205,57 +408,145 @@ def _mean_logit(
     return expit(logit(np.clip(probability, 1e-6, 1 - 1e-6)).mean(axis=1))
 
 
+def _geometric_mean(
+    probability: np.ndarray, # (N, M, C) in [0, 1]
+) -> np.ndarray: # (N, C), each row sums to 1
+    "The softmax of the mean log-probability."
+    return softmax(np.log(np.clip(probability, 1e-6, 1 - 1e-6)).mean(axis=1), axis=1)
+
+
+def _cube(rows, keys, models, columns):
+    "Rows of the table aligned by `keys`: their index, and scores (N, M, C) that are NaN where a model lacks the row."
+    wide = rows.pivot(index=keys, columns="model", values=columns).reindex(columns=pd.MultiIndex.from_product([columns, models]))
+    scores = wide.to_numpy(np.float64).reshape(len(wide), len(columns), len(models))
+    return wide.index, np.ascontiguousarray(scores.swapaxes(1, 2))
+
+# %% ../nbs/50_predictions.ipynb #043-c8bc3b
 def late_fusion(
-    pred: pd.DataFrame, # prediction table that holds the models
+    pred: pd.DataFrame, # prediction table that holds the models, binary or multi-class
     *,
     models: tuple = ("image_only", "table_only"), # the models to combine
     name: str = "late_fusion", # the name of the combination
 ) -> pd.DataFrame: # the rows of the new model alone, one per run, fold, split and case
-    "Combine models by their mean logit, run by run and fold by fold, without training."
-    score = _score_column(pred)
+    "Combine models by their mean logit (several classes: mean log-probability), run by run and fold by fold, without training."
+    columns, order = _score_columns(pred), [c for c in _CASE if c != "model"]
+    if "label" not in pred:
+        raise DataError("probabilities of classes for a mean logit", "risks of survival, which share no scale",
+                        "Train a fusion of the risks, a Cox model say.")
     for model in models: check_known(model, pred["model"].unique(), "model")
-    rows = pred[pred["model"].isin(models)]
-    wide = rows.pivot(index=[c for c in _COLUMNS if c != "model"], columns="model", values=score)[list(models)]
-    if wide.isna().any(axis=None):
-        raise DataError(f"the same runs, folds and cases for {' and '.join(models)}", f"{int(wide.isna().any(axis=1).sum())} rows of one without the other",
+    index, scores = _cube(pred[pred["model"].isin(models)], [*order, "label"], list(models), columns)
+    lacks = np.isnan(scores).any(axis=(1, 2))
+    if lacks.any():
+        raise DataError(f"the same runs, folds and cases for {' and '.join(models)}", f"{int(lacks.sum())} rows of one without the other",
                         "Train the models with the same seeds on the same splits, or take ensemble() first.")
-    if not wide.stack().between(0, 1).all():
-        raise DataError("probabilities from 0 to 1 for a mean logit", f"scores from {wide.min(axis=None):g} to {wide.max(axis=None):g}",
+    if scores.min() < 0 or scores.max() > 1:
+        raise DataError("probabilities from 0 to 1 for a mean logit", f"scores from {scores.min():g} to {scores.max():g}",
                         "Turn scores into probabilities first.")
-    return wide.assign(model=name, **{score: _mean_logit(wide.to_numpy())}).reset_index()[[*_COLUMNS, score]].rename_axis(columns=None)
+    fused = _geometric_mean(scores) if len(columns) > 1 else _mean_logit(scores[:, :, 0])[:, None]
+    return index.to_frame(index=False).assign(model=name, **dict(zip(columns, fused.T)))[[*_CASE, "label", *columns]]
 
-# %% ../nbs/50_predictions.ipynb #029-0bb280
+# %% ../nbs/50_predictions.ipynb #047-887870
+def _check_matrix(scores):
+    "Refuse scores, classes or thresholds that do not fit cases by models."
+    shape, classes = (len(scores.cases), len(scores.models)), scores.classes
+    if classes is not None and len(classes) < 3:
+        raise DataError("three classes or more", f"{classes}", "Of two classes, give the scores of the positive one, and no classes.")
+    if classes is not None and "label" not in scores.cases: raise DataError("no classes beside time and event", f"{classes}")
+    if len(set(scores.models)) != len(scores.models): raise DataError("each model once", ", ".join(map(repr, scores.models)))
+    expected = shape if classes is None else (*shape, len(classes))
+    if scores.scores.shape != expected:
+        names = "cases by models" if classes is None else "cases by models by classes"
+        raise DataError(f"scores of shape {expected}, {names}", f"{scores.scores.shape}",
+                        "Name the classes in their order: classes=(...)." if scores.scores.ndim == 3 and classes is None else "")
+    bad = ~np.isfinite(scores.scores) if classes is None else ~(np.isfinite(scores.scores) & (scores.scores >= 0))
+    if bad.any():
+        row, model, *_ = at = tuple(np.argwhere(bad)[0])
+        case = scores.cases["case_id"].iloc[row]
+        raise DataError("finite scores" if classes is None else "probabilities of 0 or more",
+                        f"{scores.scores[at]} for case {case!r} of model {scores.models[model]!r}, {int(bad.sum())} such scores in all")
+
+# %% ../nbs/50_predictions.ipynb #048-179b6e
+def _check_thresholds(scores):
+    "Refuse thresholds of another shape, without a number, or for scores that are not binary."
+    if scores.thresholds is None: return
+    if scores.kind != "binary":
+        raise DataError("binary scores for a threshold", f"{scores.kind} scores", "A threshold cuts the score of one positive class.")
+    if scores.thresholds.shape != scores.scores.shape:
+        raise DataError(f"thresholds of shape {scores.scores.shape}, cases by models", f"{scores.thresholds.shape}", "Make them by scores.at(...).")
+    missing = int(np.isnan(scores.thresholds).sum())
+    if missing: raise DataError("a number for every threshold", f"{missing} of {scores.thresholds.size} without one")
+
+
+def _check_sample(scores):
+    "Refuse cases, outcomes, scores and thresholds that cannot belong together."
+    where = "the cases of Scores"
+    check_columns(scores.cases, ["case_id", "group", "fold"], where)
+    _outcome(scores.cases, where)
+    _check_matrix(scores)
+    _check_outcome(scores.cases, scores.classes or (0, 1), where)
+    _check_events(scores.cases, where)
+    _check_group(scores.cases["group"], where)
+    _check_thresholds(scores)
+
+
+def _threshold_matrix(scores, thresholds):
+    "Thresholds (N, M) from one number, or {model: one number or (N,)}."
+    given = thresholds if isinstance(thresholds, Mapping) else dict.fromkeys(scores.models, thresholds)
+    for model in given: check_known(model, scores.models, "model")
+    without = [m for m in scores.models if m not in given]
+    if without: raise DataError("a threshold for every model", f"none for {', '.join(map(repr, without))}")
+    each = [np.asarray(given[model], np.float64) for model in scores.models]
+    for model, values in zip(scores.models, each):
+        if values.shape not in ((), (len(scores),)):
+            raise DataError(f"one threshold of {model!r}, or one for each of {len(scores)} cases", f"shape {values.shape}")
+    return np.stack([np.broadcast_to(values, len(scores)) for values in each], axis=1)
+
+# %% ../nbs/50_predictions.ipynb #049-4a76ff
 @dataclass(frozen=True)
 class Scores:
     "The scores of several models on the same cases."
-    cases: pd.DataFrame # (N) case_id, group (None where unknown), fold, label
+    cases: pd.DataFrame # (N) case_id, group (None where unknown), fold, and label (0 to C-1) or time and event
     models: tuple # (M) names
-    scores: np.ndarray # (N, M) float64
+    scores: np.ndarray # (N, M) float64, higher is more positive or earlier; of three or more classes (N, M, C) probabilities
+    classes: tuple | None = None # (C) names of three or more classes, by label
+    thresholds: np.ndarray | None = None # (N, M) called positive at or above; None: 0.5 for all. Made by `at`
 
-    def __post_init__(self):
-        check_columns(self.cases, ["case_id", "group", "fold", "label"], "the cases of Scores")
-        if self.scores.shape != (len(self.cases), len(self.models)):
-            raise DataError(f"scores of shape {(len(self.cases), len(self.models))}, cases by models", f"{self.scores.shape}")
-        _check_group(self.cases["group"], "the cases of Scores")
+    def __post_init__(self): _check_sample(self)
 
     def __len__(self): return len(self.cases)
 
     @property
-    def label(self) -> np.ndarray: # (N,) 0 or 1
-        return self.cases["label"].to_numpy()
+    def kind(self) -> str: # "binary", "multiclass" or "survival"
+        return "survival" if "label" not in self.cases else "binary" if self.classes is None else "multiclass"
+
+    @property
+    def outcome(self) -> tuple: # (label,) or (time, event), each (N,): the first arguments of a metric
+        if self.kind != "survival": return (self.label,)
+        return self.cases["time"].to_numpy(np.float64), self.cases["event"].to_numpy(np.int64)
+
+    @property
+    def label(self) -> np.ndarray: # (N,) 0 or 1, or 0 to C-1
+        if self.kind == "survival": raise DataError("scores of classes, which have a label", "survival scores", "Use .outcome.")
+        return self.cases["label"].to_numpy(np.int64)
 
     @property
     def group(self) -> np.ndarray | None: # (N,) patient of each case, None where unknown
         return None if self.cases["group"].isna().all() else self.cases["group"].to_numpy()
 
-# %% ../nbs/50_predictions.ipynb #030-f5e968
-def _check_same_cases(wide):
-    "Refuse models that were scored on different cases."
-    lacks = wide.isna().sum()
+    def at(self,
+        thresholds: float | dict, # one number for all, or {model: one number or (N,) in the order of `cases`}
+    ) -> "Scores": # a copy with `thresholds` (N, M)
+        "The same scores, called positive at or above these thresholds."
+        return replace(self, thresholds=_threshold_matrix(self, thresholds))
+
+# %% ../nbs/50_predictions.ipynb #050-1ebe8e
+def _check_same_cases(scores, index, models):
+    "Refuse models that were scored on different cases; `scores` (N, M, C) are NaN there."
+    lacks = np.isnan(scores).any(axis=2)
     if lacks.any():
-        model = lacks.idxmax()
-        raise DataError("the same cases for every model", f"{lacks[model]} of {len(wide)} cases without a score of {model!r}, "
-                        f"the first {wide.index[wide[model].isna()][0]!r}", "Score every model on the same cases, or keep their common cases.")
+        model = lacks.sum(axis=0).argmax()
+        raise DataError("the same cases for every model", f"{lacks[:, model].sum()} of {len(lacks)} cases without a score of {models[model]!r}, "
+                        f"the first {index[lacks[:, model]][0]!r}", "Score every model on the same cases, or keep their common cases.")
 
 
 def score_matrix(
@@ -275,8 +566,10 @@ def score_matrix(
         first = rows[twice].iloc[0]
         raise DataError("one score per model and case", f"several of {first['model']!r} for case {first['case_id']!r} (study, run or fold differ)",
                         "Use best_run() or ensemble() first, and one study at a time.")
-    models = tuple(pred["model"].unique())
-    wide = rows.pivot(index="case_id", columns="model", values=_score_column(pred)).reindex(columns=models)
-    _check_same_cases(wide)
-    cases = rows.drop_duplicates("case_id")[["case_id", "group", "fold", "label"]].reset_index(drop=True)
-    return Scores(cases, models, wide.to_numpy(np.float64))
+    models, columns = tuple(pred["model"].unique()), _score_columns(pred)
+    index, scores = _cube(rows, "case_id", models, columns)
+    _check_same_cases(scores, index, models)
+    outcome = _outcome(pred, "the prediction table")
+    cases = rows.drop_duplicates("case_id")[["case_id", "group", "fold", *outcome]].reset_index(drop=True)
+    if len(columns) > 1: return Scores(cases, models, scores, _classes(columns))
+    return Scores(cases, models, scores[:, :, 0])

@@ -6,7 +6,7 @@
 __all__ = ['cohort_table', 'missingness', 'results_table', 'p_text', 'comparison_table', 'examples_of', 'HtmlTable', 'table_html',
            'interval_note', 'save_table']
 
-# %% ../nbs/65_tables.ipynb #002-ef0e30
+# %% ../nbs/65_tables.ipynb #002-8031bf
 from html import escape
 from pathlib import Path
 
@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from .figures import _PERCENT, interval_text, readable
-from .metrics import METRICS
 from .predictions import Scores
+from .resample import metric_named
 from .runs import atomic_path
 from .schema import Cohort, DataError, check_columns, check_known
 
-# %% ../nbs/65_tables.ipynb #004-83413a
+# %% ../nbs/65_tables.ipynb #004-40f7d8
 def _count(n, total):  # -> "12 (4.8%)"
     "A number of cases with its percentage of the column."
     return f"{n:,} ({100 * n / total:.1f}%)" if total else "0"
@@ -43,7 +43,7 @@ def _variable_rows(column, variable, parts):  # -> rows (name, value, part -> te
     missing = row("missing", lambda c: _count(int(c.isna().sum()), len(c)))
     return [*rows, missing] if column.isna().any() else rows
 
-# %% ../nbs/65_tables.ipynb #009-6bc107
+# %% ../nbs/65_tables.ipynb #009-6c3fe7
 _PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
@@ -76,7 +76,7 @@ def _parts(table, splits):  # -> title -> cases
     for part in splits["split"].unique(): check_known(part, _PARTS, "part of a split")
     return {title: splits.loc[splits["split"] == part, "case_id"] for part, title in _PARTS.items()}
 
-# %% ../nbs/65_tables.ipynb #013-188309
+# %% ../nbs/65_tables.ipynb #013-811110
 def missingness(
     cohort: Cohort, # who
 ) -> pd.DataFrame: # Variable, and the share of positive cases among the missing and among the known, as texts
@@ -92,7 +92,7 @@ def missingness(
 
 def _share(label): return f"{label.sum()} of {len(label)} ({label.mean():.0%})" if len(label) else "–"
 
-# %% ../nbs/65_tables.ipynb #016-05b372
+# %% ../nbs/65_tables.ipynb #016-84e3e7
 def _wide(rows):  # -> by metric
     "One model's metrics as texts."
     texts = {r.metric: interval_text(r.estimate, r.low, r.high, metric=r.metric) for r in rows.itertuples()}
@@ -108,11 +108,10 @@ def results_table(
     "Every model's metrics with their 95% intervals; specificity in per cent."
     check_columns(intervals, ["model", "metric", "estimate", "low", "high", "n", "n_groups"], "the table of the metrics")
     if intervals.empty: raise DataError("at least one model", "an empty table")
-    for metric in intervals["metric"].unique(): check_known(metric, METRICS, "metric")
     models = intervals.groupby("model", sort=False)
     table = pd.DataFrame({m: _wide(rows) for m, rows in models}).T[list(intervals["metric"].unique())]
-    table.columns = [METRICS[m].title + (" (%)" if m in _PERCENT else "") for m in table.columns]
-    if by_seed is not None: table[f"{METRICS[seed_metric].title} over seeds, mean ± sd"] = [_over_seeds(by_seed, m, seed_metric) for m in table.index]
+    table.columns = [metric_named(m).title + (" (%)" if m in _PERCENT else "") for m in table.columns]
+    if by_seed is not None: table[f"{metric_named(seed_metric).title} over seeds, mean ± sd"] = [_over_seeds(by_seed, m, seed_metric) for m in table.index]
     sizes = models[["n", "n_groups"]].first()
     table["Cases"], table["Patients"] = [[f"{v:,.0f}" if pd.notna(v) else "unknown" for v in sizes[c]] for c in sizes]
     table.insert(0, "Model", [readable(m) for m in table.index])
@@ -127,7 +126,7 @@ def _over_seeds(by_seed, model, metric):  # -> "0.846 ± 0.004 (5)"
     if len(values) < 2: return "–"  # one seed has no spread
     return f"{scale * values.mean():{form}} ± {scale * values.std():{form}} ({len(values)})"
 
-# %% ../nbs/65_tables.ipynb #020-835821
+# %% ../nbs/65_tables.ipynb #020-003d2a
 def p_text(
     p: float, # a P-value, NaN where there is none
 ) -> str: # "0.003", "<0.001"
@@ -143,13 +142,13 @@ def comparison_table(
     "Paired differences, first model minus second, with 95% interval and P-values, also corrected for their number."
     check_columns(comparison, ["model_a", "model_b", "metric", "difference", "low", "high", "z", "p", "p_holm", "p_bh"], "the comparison")
     if comparison.empty: raise DataError("at least one pair of models", "an empty comparison")
-    rows = [{"Metric": METRICS[check_known(r.metric, METRICS, "metric")].title, "Model A": readable(r.model_a), "Model B": readable(r.model_b),
+    rows = [{"Metric": metric_named(r.metric).title, "Model A": readable(r.model_a), "Model B": readable(r.model_b),
              "A \N{MINUS SIGN} B [95% interval]": interval_text(r.difference, r.low, r.high, metric=r.metric, signed=True),
              "z": "–" if pd.isna(r.z) else f"{r.z:.2f}".replace("-", "\N{MINUS SIGN}"), "P": p_text(r.p), "P, Holm": p_text(r.p_holm),
              "P, Benjamini-Hochberg": p_text(r.p_bh)} for r in comparison.itertuples()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/65_tables.ipynb #024-238ed9
+# %% ../nbs/65_tables.ipynb #024-2c9d5c
 def examples_of(
     scores: Scores, # the models' scores on the cases
     model: str, # whose examples
@@ -168,7 +167,7 @@ def examples_of(
     typical = cases.assign(far=far).sort_values(["far", "case_id"], kind="stable").drop_duplicates("kind")
     return typical.set_index("kind").reindex(["TP", "FP", "FN", "TN"]).dropna(subset="score").drop(columns="far").astype({"label": int, "n": int}).reset_index()
 
-# %% ../nbs/65_tables.ipynb #028-a3a3ea
+# %% ../nbs/65_tables.ipynb #028-481730
 _CSS = """<style>
 .fnb{border-collapse:collapse;font:13px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;color:#222;background:#fff;margin:.8em 0}
 .fnb caption{caption-side:top;text-align:left;font-weight:600;padding:0 0 .5em;color:#222}
@@ -199,7 +198,7 @@ def _cell(value, left, tag="td"):  # -> HTML
     if not left: text = text.replace(", ", ",&nbsp;")  # a line may break before an interval, not inside it
     return f'<{tag}{"" if left else " class=num"}>{text}</{tag}>'
 
-# %% ../nbs/65_tables.ipynb #029-48e3e0
+# %% ../nbs/65_tables.ipynb #029-398b76
 def table_html(
     table: pd.DataFrame, # of texts, as the functions above make them
     *,
@@ -218,14 +217,14 @@ def table_html(
     foot = f'<tfoot><tr><td colspan="{table.shape[1]}">{escape(footnote)}</td></tr></tfoot>'
     return HtmlTable(f'{_CSS}<table class="fnb"><caption>{escape(caption)}{mark}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table>')
 
-# %% ../nbs/65_tables.ipynb #033-4bfeb6
+# %% ../nbs/65_tables.ipynb #033-433b37
 def interval_note(
     intervals: pd.DataFrame, # from `resample.intervals`, with its column `method`
 ) -> str: # sentences for the footnote
     "What the intervals of a table rest on."
     check_columns(intervals, ["metric", "n_undefined", "method"], "the table of the metrics")
     undefined = intervals[intervals["n_undefined"] > 0].groupby("metric", sort=False)["n_undefined"].max()
-    left_out = [f"{METRICS[m].title} was undefined in up to {n:,} of them, which were left out." for m, n in undefined.items()]
+    left_out = [f"{metric_named(m).title} was undefined in up to {n:,} of them, which were left out." for m, n in undefined.items()]
     return " ".join(["Estimate [95% interval];", *dict.fromkeys(intervals["method"]), *left_out])
 
 

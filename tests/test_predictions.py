@@ -1,7 +1,10 @@
 """The prediction table: what it refuses, and that files come back as they went."""
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from fusion_nb.predictions import (Scores, best_run, check_predictions, ensemble, late_fusion, prediction_rows, read_predictions,
                                    read_scores, score_matrix, write_predictions)
@@ -18,9 +21,29 @@ def table(models=("image_only", "table_only"), runs=(0, 1), folds=(0, 1), seed=0
                       for m in models for r in runs for f in folds], ignore_index=True)
 
 
+def graded(models=("image_only", "table_only"), runs=(0, 1), seed=0) -> pd.DataFrame:
+    """Three classes; ten cases for validation, ten for test."""
+    rng = np.random.default_rng(seed)
+    cases = pd.DataFrame({"case_id": [f"c{i:02d}" for i in range(20)], "label": [0, 1, 2, 2, 1] * 4, "split": ["val"] * 10 + ["test"] * 10})
+    p = lambda: pd.DataFrame(rng.dirichlet([1, 1, 1], 20), columns=["low", "middle", "high"])
+    return pd.concat([prediction_rows(cases, p(), model=m, run=r) for m in models for r in runs], ignore_index=True)
+
+
+def followed(models=("image_only", "table_only"), runs=(0, 1), seed=0) -> pd.DataFrame:
+    """Times to an event, half of them censored."""
+    rng = np.random.default_rng(seed)
+    cases = pd.DataFrame({"case_id": [f"c{i}" for i in range(10)], "time": rng.exponential(30, 10).round(2), "event": [1, 0] * 5, "split": "test",
+                          "group": [f"p{i // 2}" for i in range(10)]})
+    return pd.concat([prediction_rows(cases, rng.normal(size=10), model=m, run=r) for m in models for r in runs], ignore_index=True)
+
+
+KINDS = {"binary": table, "multiclass": graded, "survival": followed}
+
+
 @pytest.mark.parametrize("name", ["p.parquet", "p.csv"])
-def test_files_come_back_as_they_went(tmp_path, name):
-    pred = table()
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_come_back_as_they_went(tmp_path, name, kind):
+    pred = KINDS[kind]()
     assert read_predictions(write_predictions(pred, tmp_path / name)).equals(pred)
     again = (tmp_path / name).read_bytes()
     write_predictions(pred, tmp_path / name)
@@ -42,8 +65,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def spoilt(column, value, row=3):
-    pred = table()
+def spoilt(column, value, row=3, make=table):
+    pred = make()
     pred[column] = pred[column].astype(object).where(pred.index != row, value)
     return pred.infer_objects()
 
@@ -51,7 +74,7 @@ def spoilt(column, value, row=3):
 @pytest.mark.parametrize("pred, says", [
     (lambda: spoilt("score_malignant", np.nan), "finite scores.*nan for case 'c3' of model 'image_only'"),
     (lambda: spoilt("score_malignant", np.inf), "finite scores.*inf"),
-    (lambda: spoilt("label", 2), "labels 0 or 1.*Got 2 in 1 rows"),
+    (lambda: spoilt("label", 2), "labels 0 or 1.*Got 2 in 1 rows, the first that of case 'c3'"),
     (lambda: spoilt("label", 0), "one label for each case.*'c3'"),
     (lambda: spoilt("group", "p9"), "one group for each case.*'c3'"),
     (lambda: spoilt("group", None), "a group .patient. in every row.*1 rows without"),
@@ -59,7 +82,28 @@ def spoilt(column, value, row=3):
     (lambda: spoilt("case_id", "c4"), "one row per .*case_id"),
     (lambda: table().drop(columns="fold"), "the column 'fold'"),
     (lambda: table().drop(columns="score_malignant"), "one column score_"),
-    (lambda: table().assign(score_benign=.5), "one column score_"),
+    (lambda: table().assign(score_benign=.5), "one column score_.*Of two classes keep the positive one's column"),
+    (lambda: spoilt("score_malignant", "high"), "finite scores.*high for case 'c3'"),
+    (lambda: table().drop(columns="label"), "the column 'label'"),
+    (lambda: table().assign(time=1, event=1), "one outcome.*label beside time and event"),
+    (lambda: spoilt("label", 3, make=graded), r"labels 0 to 2 \(low, middle, high\).*Got 3 in 1 rows, the first that of case 'c03'"),
+    (lambda: spoilt("label", "high", make=graded), "labels 0 to 2.*Got 'high'"),
+    (lambda: spoilt("label", np.nan, make=graded), "labels 0 to 2.*Got nan"),
+    (lambda: spoilt("label", 1, make=graded), "one label for each case.*'c03'"),
+    (lambda: spoilt("score_middle", np.nan, make=graded), "finite scores.*nan for case 'c03' of model 'image_only'"),
+    (lambda: spoilt("score_high", -.1, make=graded), "probabilities of 0 or more in the column 'score_high'.*-0.1 for case 'c03'"),
+    (lambda: graded().drop(columns="score_low"), "three or more.*'score_middle', 'score_high'.*Of two classes"),
+    (lambda: spoilt("time", -1.0, make=followed), "finite times of 0 or more.*Got -1.0 in 1 rows, the first that of case 'c3'"),
+    (lambda: spoilt("time", np.nan, make=followed), "finite times.*Got nan"),
+    (lambda: spoilt("time", np.inf, make=followed), "finite times.*Got inf"),
+    (lambda: spoilt("time", "long", make=followed), "finite times.*Got 'long'"),
+    (lambda: spoilt("event", 2, make=followed), "events 0 or 1.*Got 2 in 1 rows, the first that of case 'c3'"),
+    (lambda: spoilt("event", np.nan, make=followed), "events 0 or 1.*Got nan"),
+    (lambda: spoilt("event", 1, make=followed), "one event for each case.*'c3'"),
+    (lambda: spoilt("time", 1.0, make=followed), "one time for each case.*'c3'"),
+    (lambda: followed().assign(event=0), "an event or more.*40 cases, all of them censored"),
+    (lambda: followed().drop(columns="event"), "the column 'event'"),
+    (lambda: followed().rename(columns={"score_risk": "score_death"}), "the one column score_risk.*'score_death'"),
 ])
 def test_a_broken_contract_is_refused(pred, says):
     with pytest.raises(DataError, match=says): check_predictions(pred())
@@ -67,6 +111,29 @@ def test_a_broken_contract_is_refused(pred, says):
 
 def test_scores_that_are_no_probabilities_are_noted():
     with pytest.warns(UserWarning, match="image_only: scores outside 0 to 1"): check_predictions(spoilt("score_malignant", 1.5))
+
+
+@pytest.mark.filterwarnings("error")
+def test_probabilities_of_several_classes_need_not_sum_to_one_and_risks_need_no_bounds():
+    check_predictions(graded().assign(score_low=.9, score_high=3))
+    assert followed()["score_risk"].min() < 0 and check_predictions(followed()) is not None
+
+
+def test_prediction_rows_of_a_censored_fold():
+    cases = pd.DataFrame({"case_id": ["a"], "time": [3], "event": [False], "split": "test"})
+    rows = prediction_rows(cases, [2], model="m", positive="death")
+    assert rows[["time", "event", "score_risk"]].values.tolist() == [[3, 0, 2]] and rows["event"].dtype == np.int64
+    with pytest.raises(DataError, match="1 cases, all of them censored"): score_matrix(rows)
+
+
+def test_prediction_rows_keeps_the_order_of_classes_not_of_the_index():
+    cases = pd.DataFrame({"case_id": ["a", "b"], "label": [2, 0], "split": "test"}, index=[7, 3])
+    p = pd.DataFrame([[.1, .2, .7], [.5, .3, .2]], columns=["z", "a", 1], index=[3, 7])
+    rows = prediction_rows(cases, p, model="m")
+    assert rows.columns[-4:].tolist() == ["label", "score_z", "score_a", "score_1"]
+    assert rows.iloc[:, -4:].values.tolist() == [[2, .1, .2, .7], [0, .5, .3, .2]]
+    with pytest.raises(DataError, match=r"an array of shape \(2, 3\).*columns=classes"): prediction_rows(cases, p.to_numpy(), model="m")
+    with pytest.raises(DataError, match="Of two classes"): prediction_rows(cases, p[["z", "a"]], model="m")
 
 
 def test_prediction_rows_refuses_another_length():
@@ -82,7 +149,7 @@ def test_prediction_rows_refuses_another_length():
     ("label,score\n1,0.5\n0,\n", "finite numbers in the column 'score'.*nan in row 3"),
     ("label,score\n1,0.5\n0,inf\n", "finite numbers in the column 'score'.*inf in row 3"),
     ("label,score\n1,0.5\nmalignant,.1\n", "finite numbers in the column 'label'.*'malignant' in row 3"),
-    ("label,score\n1,0.5\n2,.1\n", "labels 0 or 1.*Got 2.0 in 1 rows"),
+    ("label,score\n1,0.5\n2,.1\n", "labels 0 or 1 in the column 'label'.*Got 2 in row 3"),
     ("label,score\n1,0.5\n0,.1,7,8\n", "a readable csv file.*line 3"),
     ('label,score\n1,"0.5\n', "a readable csv file"),
     ("label,score\n", "rows of scores.*header only"),
@@ -100,7 +167,7 @@ def test_bad_score_files_of_other_kinds(tmp_path):
     (tmp_path / "twice.csv").write_text("label,score,id\n1,.5,a\n0,.4,a\n")
     for name, options, says in (("image.csv", {}, "a readable csv file"), ("fake.parquet", {}, "a readable parquet file"),
                                 ("none.csv", {}, "not there"), ("scores.txt", {}, "suffix"),
-                                ("gap.csv", {"case_id": "id"}, "a value in every row of 'id'.*row 3"),
+                                ("gap.csv", {"case_id": "id"}, "a value in every row in the column 'id'.*nan in row 3"),
                                 ("twice.csv", {"case_id": "id"}, "one row per"), ("gap.csv", {"group": "idd"}, "Did you mean 'id'")):
         with pytest.raises(DataError, match=f"(?s){says}"): read_scores(tmp_path / name, **options)
 
@@ -122,7 +189,70 @@ def test_models_on_other_cases_are_refused():
         score_matrix(pred[~((pred["model"] == "table_only") & pred["case_id"].isin(["c8", "c9"]))])
     with pytest.raises(DataError, match=r"best_run\(\) or ensemble\(\) first"): score_matrix(table())
     with pytest.raises(DataError, match="split"): score_matrix(pred, split="train")
-    with pytest.raises(DataError, match="shape"): Scores(pred.head(2), ("a",), np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_score_matrix_of_every_kind(kind):
+    pred = KINDS[kind](runs=(0,))
+    columns = [c for c in pred if c.startswith("score_")]
+    scores = score_matrix(pred.sample(frac=1, random_state=0).sort_values("model"))
+    assert scores.kind == kind and scores.models == ("image_only", "table_only") and scores.scores.flags["C_CONTIGUOUS"]
+    test = pred[pred["split"] == "test"].set_index("case_id")
+    for m, model in enumerate(scores.models):
+        rows = test[test["model"] == model].loc[scores.cases["case_id"]]
+        assert np.array_equal(scores.scores[:, m].reshape(len(scores), -1), rows[columns])
+        for values, column in zip(scores.outcome, ["time", "event"] if kind == "survival" else ["label"]): assert np.array_equal(values, rows[column])
+    assert scores.classes == (("low", "middle", "high") if kind == "multiclass" else None)
+    with pytest.raises(DataError, match="2 of .* cases without a score of 'table_only'"):
+        score_matrix(pred[~((pred["model"] == "table_only") & pred["case_id"].isin(scores.cases["case_id"][-2:]))])
+
+
+CASES = pd.DataFrame({"case_id": list("abcd"), "group": list("ppqr"), "fold": 0, "label": [0, 1, 1, 0]})
+SURVIVAL = CASES.drop(columns="label").assign(time=[1.0, 2, 3, 4], event=[0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda: Scores(CASES, ("a",), np.zeros((3, 1))), r"scores of shape \(4, 1\), cases by models.*Got \(3, 1\)"),
+    (lambda: Scores(CASES, ("a", "b"), np.zeros((4, 1))), r"scores of shape \(4, 2\)"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1, 3))), r"Got \(4, 1, 3\).*Name the classes"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1)), ("x", "y", "z")), r"scores of shape \(4, 1, 3\), cases by models by classes"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1, 2)), ("x", "y")), "three classes or more.*Of two classes"),
+    (lambda: Scores(CASES, ("a", "a"), np.zeros((4, 2))), "each model once"),
+    (lambda: Scores(CASES, ("a",), np.array([[0], [0], [np.nan], [0]])), "finite scores.*nan for case 'c' of model 'a'"),
+    (lambda: Scores(CASES, ("a",), np.full((4, 1, 3), -.1), ("x", "y", "z")), "probabilities of 0 or more.*-0.1 for case 'a' of model 'a', 12"),
+    (lambda: Scores(CASES.assign(label=2), ("a",), np.zeros((4, 1))), "labels 0 or 1 in the cases of Scores"),
+    (lambda: Scores(CASES.assign(label=3), ("a",), np.zeros((4, 1, 3)), ("x", "y", "z")), r"labels 0 to 2 \(x, y, z\)"),
+    (lambda: Scores(CASES.assign(group=["p", None, "q", "r"]), ("a",), np.zeros((4, 1))), "a group .patient. in every row"),
+    (lambda: Scores(CASES.drop(columns="fold"), ("a",), np.zeros((4, 1))), "the column 'fold'"),
+    (lambda: Scores(CASES.drop(columns="label"), ("a",), np.zeros((4, 1))), "the column 'label'"),
+    (lambda: Scores(CASES.assign(time=1, event=1), ("a",), np.zeros((4, 1))), "one outcome"),
+    (lambda: Scores(SURVIVAL, ("a",), np.zeros((4, 1, 3)), ("x", "y", "z")), "no classes beside time and event"),
+    (lambda: Scores(SURVIVAL.assign(event=0), ("a",), np.zeros((4, 1))), "an event or more"),
+    (lambda: Scores(SURVIVAL.drop(columns="event"), ("a",), np.zeros((4, 1))), "the column 'event'"),
+    (lambda: Scores(SURVIVAL, ("a",), np.zeros((4, 1))).label, "scores of classes.*Use .outcome"),
+    (lambda: Scores(SURVIVAL, ("a",), np.zeros((4, 1))).at(.5), "binary scores for a threshold.*survival"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1)), thresholds=np.zeros(4)), r"thresholds of shape \(4, 1\).*Got \(4,\)"),
+])
+def test_scores_that_do_not_belong_together(make, says):
+    with pytest.raises(DataError, match=says): make()
+
+
+def test_thresholds_are_laid_beside_the_scores():
+    scores = Scores(CASES, ("a", "b"), np.zeros((4, 2)))
+    assert np.array_equal(scores.at(.3).thresholds, np.full((4, 2), .3)) and scores.thresholds is None
+    assert np.array_equal(scores.at({"b": [1, 2, 3, 4], "a": 0}).thresholds, [[0, 1], [0, 2], [0, 3], [0, 4]])
+    assert np.array_equal(scores.at(.3).at(np.arange(4)).thresholds, np.repeat(np.arange(4), 2).reshape(4, 2))
+    assert scores.at(np.inf).thresholds.min() == np.inf  # nobody is called positive
+    for wrong, says in (({"a": .5}, "none for 'b'"), ({"a": .5, "b": .5, "bb": .5}, "Did you mean 'b'"), ({"a": .5, "b": [1, 2]}, r"'b'.*shape \(2,\)"),
+                        (np.nan, "8 of 8 without one"), ({"a": .5, "b": [.5, np.nan, .5, .5]}, "1 of 8 without one")):
+        with pytest.raises(DataError, match=says): scores.at(wrong)
+
+
+def test_labels_of_other_types_are_taken_as_numbers():
+    for label in ([False, True, True, False], [0.0, 1.0, 1.0, 0.0], np.array([0, 1, 1, 0], object)):
+        scores = Scores(CASES.assign(label=label), ("a",), np.zeros((4, 1)))
+        assert scores.label.dtype == np.int64 and scores.outcome[0].tolist() == [0, 1, 1, 0]
+    assert replace(scores, cases=CASES.assign(group=None)).group is None and scores.group.tolist() == list("ppqr") and len(scores) == 4
 
 
 def test_score_matrix_does_not_depend_on_the_order_of_rows():
@@ -147,7 +277,27 @@ def test_best_run_takes_the_highest_auc_and_the_smallest_of_equals():
     pred["score_malignant"] = np.where(pred["run"] == 0, .5, pred["label"] * .8 + .1)
     assert best_run(pred)["run"].unique().tolist() == [1]
     with pytest.raises(DataError, match="validation rows.*none for .*'model': 'm'"): best_run(pred[pred["split"] == "test"])
-    with pytest.raises(DataError, match="one class only"): best_run(pred[(pred["split"] == "test") | (pred["label"] == 1)])
+    with pytest.raises(DataError, match="1 of 2 classes for .*'model': 'm'"): best_run(pred[(pred["split"] == "test") | (pred["label"] == 1)])
+
+
+def test_best_run_of_several_classes_has_the_highest_macro_auc():
+    pred = graded(models=("a", "b", "c"), runs=range(5), seed=1)
+    chosen = best_run(pred)
+    for model, rows in pred[pred["split"] == "val"].groupby("model"):
+        auc = {run: roc_auc_score(r["label"], r.filter(like="score_"), multi_class="ovr", average="macro") for run, r in rows.groupby("run")}
+        assert chosen.loc[chosen["model"] == model, "run"].unique().tolist() == [max(auc, key=auc.get)]
+    with pytest.raises(DataError, match="2 of 3 classes"): best_run(pred[(pred["split"] == "test") | (pred["label"] > 0)])
+    with pytest.raises(DataError, match="labels, to choose runs.*C-index"): best_run(followed())
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "survival"])
+def test_ensemble_of_other_kinds(kind):
+    pred = KINDS[kind](runs=(0, 1, 2))
+    mean = check_predictions(ensemble(pred))
+    columns = [c for c in pred if c.startswith("score_")]
+    assert mean.columns.tolist() == pred.columns.tolist() and len(mean) == len(pred) / 3
+    expected = pred.groupby(["model", "case_id"])[columns].mean()
+    assert np.allclose(mean.set_index(["model", "case_id"])[columns].loc[expected.index], expected, rtol=0, atol=1e-15)
 
 
 def test_ensemble_is_the_mean_over_runs():
@@ -171,3 +321,169 @@ def test_late_fusion():
     with pytest.raises(DataError, match="the same runs"): late_fusion(pred.iloc[1:])
     with pytest.raises(DataError, match="probabilities from 0 to 1"): late_fusion(spoilt("score_malignant", 3.0))
     assert np.isfinite(late_fusion(spoilt("score_malignant", 1.0))["score_malignant"]).all()
+
+
+def test_late_fusion_of_several_classes_is_the_geometric_mean():
+    pred = graded()
+    fused = check_predictions(late_fusion(pred, name="late"))
+    columns = ["score_low", "score_middle", "score_high"]
+    p = {m: rows.set_index(["run", "case_id"])[columns] for m, rows in pred.groupby("model")}
+    expected = np.sqrt(p["image_only"] * p["table_only"])
+    expected = expected.div(expected.sum(axis=1), axis=0)
+    assert np.allclose(fused.set_index(["run", "case_id"])[columns].loc[expected.index], expected, rtol=0, atol=1e-12)
+    assert np.isfinite(late_fusion(spoilt("score_low", 0.0, make=graded))[columns]).all(axis=None)
+    assert late_fusion(pred, models=("table_only",), name="same")[columns].shape == (40, 3)
+    with pytest.raises(DataError, match="the same runs"): late_fusion(pred.iloc[1:])
+    with pytest.raises(DataError, match="probabilities from 0 to 1"): late_fusion(spoilt("score_low", 3.0, make=graded))
+    with pytest.raises(DataError, match="risks of survival"): late_fusion(followed())
+
+
+def test_late_fusion_of_two_classes_is_a_geometric_mean_too():
+    a, b = np.random.default_rng(0).random((2, 50)) * .98 + .01
+    cases = pd.DataFrame({"case_id": np.arange(50).astype(str), "label": [0, 1] * 25, "split": "test"})
+    fused = late_fusion(pd.concat([prediction_rows(cases, a, model="image_only"), prediction_rows(cases, b, model="table_only")]))
+    yes, no = np.sqrt(a * b), np.sqrt((1 - a) * (1 - b))
+    assert np.allclose(fused.set_index("case_id").loc[cases["case_id"], "score_positive"], yes / (yes + no), rtol=0, atol=1e-12)
+
+
+def write(folder, **files):
+    """name -> text, as files; `a__b` is b in the folder a."""
+    paths = []
+    for name, text in files.items():
+        paths.append(folder / f"{name.replace('__', '/')}.csv")
+        paths[-1].parent.mkdir(exist_ok=True, parents=True)
+        paths[-1].write_text(text)
+    return paths
+
+
+A = "label,score\n1,.5\n0,.2\n0,.1\n"
+
+
+@pytest.mark.parametrize("files, names", [
+    (["fusion", "image"], ["fusion", "image"]),
+    (["a__model", "b__model"], ["a/model", "b/model"]),
+    (["a__model", "b__model", "c__other"], ["a/model", "b/model", "other"]),
+    (["x__a__model", "y__a__model", "b__model"], ["x/a/model", "y/a/model", "b/model"]),
+    (["a__model.v1", "b__model.v2"], ["model.v1", "model.v2"]),
+])
+def test_models_are_named_by_their_files(tmp_path, files, names):
+    paths = write(tmp_path, **dict.fromkeys(files, A))
+    assert read_scores(paths)["model"].unique().tolist() == names
+    assert read_scores([str(p) for p in paths], model=list("abc")[:len(paths)])["model"].unique().tolist() == list("abc")[:len(paths)]
+
+
+def test_a_relative_file_beside_a_folder(tmp_path, monkeypatch):
+    write(tmp_path / "here", model=A, b__model=A)
+    monkeypatch.chdir(tmp_path / "here")
+    assert read_scores(["model.csv", "b/model.csv"])["model"].unique().tolist() == ["here/model", "b/model"]
+    assert read_scores("model.csv")["model"].unique().tolist() == ["model"]
+    with pytest.raises(DataError, match="each file once.*model.csv more than once"): read_scores(["model.csv", "b/../model.csv"])
+    assert read_scores(["model.csv", "model.csv"], model=("a", "b"))["model"].nunique() == 2
+    for files, names in (([], None), (["model.csv"], ("a", "b")), (["model.csv", "b/model.csv"], ("a", "a")), (["model.csv", "b/model.csv"], "a")):
+        with pytest.raises(DataError, match="each with a name of its own"): read_scores(files, model=names)
+
+
+def test_several_files_are_those_files_one_by_one(tmp_path):
+    paths = write(tmp_path, a="id,who,label,score\n1,x,1,.9\n2,x,0,.2\n3,y,0,.4\n", b="id,who,label,score\n3,y,0,.3\n1,x,1,.8\n2,x,0,.1\n")
+    together = read_scores(paths, case_id="id", group="who")
+    assert together.equals(pd.concat([read_scores(p, case_id="id", group="who") for p in paths], ignore_index=True))
+    assert score_matrix(together).scores.tolist() == [[.9, .8], [.2, .1], [.4, .3]]
+
+
+@pytest.mark.parametrize("other, options, says", [
+    ("label,score\n1,.5\n1,.2\n1,.1\n", {}, r"the same label in every file. Got 0 in \S+a.csv and 1 in \S+b.csv for row 3, 2 such rows"),
+    ("label,score\n1,.5\n0,.2\n", {}, r"files of the same length.*3 rows in \S+a.csv and 2 in \S+b.csv.*case_id"),
+    ("label,score,who\n1,.5,x\n0,.2,y\n0,.3,z\n", {"group": "who"}, r"the column 'who' in \S+a.csv"),
+])
+def test_files_matched_by_row_that_differ(tmp_path, other, options, says):
+    with pytest.raises(DataError, match=f"(?s){says}"): read_scores(write(tmp_path, a=A, b=other), **options)
+
+
+@pytest.mark.parametrize("other, says", [
+    ("id,who,label,score\n3,y,0,.3\n1,x,0,.8\n2,x,0,.1\n", r"the same label.*Got 1 in \S+a.csv and 0 in \S+b.csv for case '1'"),
+    ("id,who,label,score\n3,z,0,.3\n1,x,1,.8\n2,x,0,.1\n", r"the same group.*Got y in \S+a.csv and z in \S+b.csv for case '3'"),
+    ("id,who,label,score\n3,y,0,.3\n2,x,0,.1\n", r"the same case ids.*Got 1 of \S+a.csv that \S+b.csv lacks, the first '1'\."),
+    ("id,who,label,score\n3,y,0,.3\n04,x,1,.8\n5,x,0,.1\n", r"Got 2 of \S+a.csv .*the first '1'; 2 of \S+b.csv that \S+a.csv lacks, the first '04'"),
+    ("id,who,label,score\n3,y,0,.3\n3,x,1,.8\n2,x,0,.1\n", r"one row per id in \S+b.csv"),
+])
+def test_files_matched_by_case_that_differ(tmp_path, other, says):
+    paths = write(tmp_path, a="id,who,label,score\n1,x,1,.9\n2,x,0,.2\n3,y,0,.4\n", b=other)
+    with pytest.raises(DataError, match=f"(?s){says}"): read_scores(paths, case_id="id", group="who")
+
+
+THREE = {"label": "grade", "score": ("prob_low", "prob_middle", "score_high")}
+
+
+@pytest.mark.parametrize("grades", [("high", "low", "middle"), (2, 0, 1), ("2.0", "0.0", "1.0")])
+def test_classes_by_name_or_position(tmp_path, grades):
+    text = "grade,prob_low,prob_middle,score_high\n" + "".join(f"{g},.2,.3,.5\n" for g in grades)
+    pred = read_scores(write(tmp_path, a=text), **THREE)
+    assert pred["label"].tolist() == [2, 0, 1] and score_matrix(pred).classes == ("low", "middle", "high")
+
+
+def test_classes_called_by_numbers_are_names_first(tmp_path):
+    text = "label,prob_1,prob_2,prob_3\n1,.2,.3,.5\n3,.2,.3,.5\n"
+    assert read_scores(write(tmp_path, a=text), score=("prob_1", "prob_2", "prob_3"))["label"].tolist() == [0, 2]
+    zero = read_scores(write(tmp_path, a=text.replace("3,.2", "0,.2")), score=("prob_1", "prob_2", "prob_3"))
+    assert zero["label"].tolist() == [1, 0]  # a 0 is no name, so all are positions
+    table = pd.DataFrame({"label": np.array([3, 1], np.float32), "prob_1": .1, "prob_2": .2, "prob_3": .3})
+    table.to_parquet(tmp_path / "a.parquet")
+    assert read_scores(tmp_path / "a.parquet", score=("prob_1", "prob_2", "prob_3"))["label"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("rows, says", [
+    ("high,.2,.3,.5\nhihg,.2,.3,.5\n", "one of the classes low, middle, high.*'hihg' in row 3"),
+    ("2,.2,.3,.5\n3,.2,.3,.5\n", "positions 0 to 2.*3 in row 3, 1 such rows"),
+    ("high,.2,.3,.5\n,.2,.3,.5\n", "nan in row 3"),
+    ("1.5,.2,.3,.5\n", "1.5 in row 2"),
+    ("high,.2,.3,.5\nlow,.2,,.5\n", "finite numbers in the column 'prob_middle'.*nan in row 3"),
+    ("high,.2,.3,.5\nlow,.2,-.3,.5\n", "probabilities of 0 or more in the column 'score_middle'.*'row 2'"),
+])
+def test_bad_files_of_several_classes(tmp_path, rows, says):
+    paths = write(tmp_path, a="grade,prob_low,prob_middle,score_high\n" + rows)
+    with pytest.raises(DataError, match=f"(?s){says}"): read_scores(paths, **THREE)
+
+
+def test_files_of_several_classes_that_differ_name_the_classes(tmp_path):
+    head = "grade,prob_low,prob_middle,score_high\n"
+    paths = write(tmp_path, a=head + "low,.2,.3,.5\n", b=head + "2,.2,.3,.5\n")
+    with pytest.raises(DataError, match="Got low in .* and high in .* for row 2"): read_scores(paths, **THREE)
+
+
+SURVIVED = {"label": ("months", "died"), "score": "risk"}
+
+
+def test_times_and_events_of_a_file(tmp_path):
+    paths = write(tmp_path, a="id,months,died,risk\n1,5,1,-3\n2,31.5,0,.2\n", b="id,months,died,risk\n2,31.5,False,.2\n1,5,True,-3\n")
+    scores = score_matrix(read_scores(paths, case_id="id", **SURVIVED))
+    assert [o.tolist() for o in scores.outcome] == [[5, 31.5], [1, 0]] and scores.scores.tolist() == [[-3, -3], [.2, .2]]
+    with pytest.raises(DataError, match="(?s)the same time.*5.0 in .* and 31.5 in .* for row 2"): read_scores(paths, **SURVIVED)
+
+
+@pytest.mark.parametrize("rows, says", [
+    ("5,1,.2\n-1,1,.2\n", "times of 0 or more in the column 'months'.*-1 in row 3"),
+    ("5,1,.2\n,1,.2\n", "finite numbers in the column 'months'.*nan in row 3"),
+    ("5,1,.2\n3,2,.2\n", "events 0 or 1 in the column 'died'.*2 in row 3"),
+    ("5,1,.2\n3,yes,.2\n", "finite numbers in the column 'died'.*'yes' in row 3"),
+    ("5,0,.2\n3,0,.2\n", "an event or more in .*a.csv.*2 cases"),
+    ("5,1,.2\n3,0,inf\n", "finite numbers in the column 'risk'.*inf in row 3"),
+])
+def test_bad_files_of_survival(tmp_path, rows, says):
+    with pytest.raises(DataError, match=f"(?s){says}"): read_scores(write(tmp_path, a="months,died,risk\n" + rows), **SURVIVED)
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"score": ("score", "other")}, "Of two classes give the positive one's column alone"),
+    ({"score": ()}, "the column of the positive class"),
+    ({"score": ("prob_a", "score_a", "b")}, "a column of scores for each class.*the classes a, a, b"),
+    ({"label": ("time", "event", "label")}, "the two of time and event"),
+    ({"label": ("time", "event"), "score": ("a", "b", "c")}, "one column of the risk"),
+    ({"label": ("label", "evnt")}, "the column 'evnt'"),
+])
+def test_columns_that_name_no_kind(tmp_path, options, says):
+    with pytest.raises(DataError, match=says): read_scores(write(tmp_path, a=A), **options)
+
+
+def test_patients_unknown_survive_every_step():
+    pred = pd.concat([graded(), late_fusion(graded())])
+    assert pred["group"].isna().all() and score_matrix(ensemble(pred)).group is None
