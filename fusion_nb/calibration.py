@@ -105,7 +105,7 @@ def _log_odds(probability):
     "The logit, of probabilities kept away from 0 and 1."
     return logit(np.clip(probability, _EDGE, 1 - _EDGE))
 
-# %% ../nbs/53_calibration.ipynb #020-54d4f9
+# %% ../nbs/53_calibration.ipynb #020-6fc234
 @_compiled
 def _likelihood(x, label, weight, a, b):
     "Log-likelihood of a logistic regression at intercept `a` and slope `b`, its gradient (2 numbers) and information (3)."
@@ -129,14 +129,14 @@ def _likelihood(x, label, weight, a, b):
 def _climb(x, label, weight, a, b, free):
     "The intercept (and slope, if `free`) of the highest likelihood, NaN where rounding hides it."
     low, high, now = x.min(), x.max(), _likelihood(x, label, weight, a, b)
-    for _ in range(1000):
+    for _ in range(200):
         value, in_a, in_b, aa, ab, bb = now
         if not free: ab, bb, in_b = 0.0, 1.0, 0.0
         det = aa * bb - ab * ab
         to_a, to_b = (bb * in_a - ab * in_b) / det, (aa * in_b - ab * in_a) / det
         change = max(abs(to_a + to_b * low), abs(to_a + to_b * high))  # the largest, of a log-odds
-        if change < 1e-8: return a + to_a, b + to_b
-        step = 1.0 if free else min(1.0, 20 / change)
+        if change < 1e-9 * max(1.0, abs(a + b * low), abs(a + b * high)): return a + to_a, b + to_b
+        step = 1.0 if free else min(1.0, 20 / change)  # an offset may be so far off that all is certain and nothing is curved
         now = _likelihood(x, label, weight, a + step * to_a, b + step * to_b)
         while now[0] < value - 1e-12 * abs(value):
             step /= 2
@@ -144,7 +144,7 @@ def _climb(x, label, weight, a, b, free):
         a, b = a + step * to_a, b + step * to_b
     return np.nan, np.nan
 
-# %% ../nbs/53_calibration.ipynb #021-37f4a6
+# %% ../nbs/53_calibration.ipynb #021-a74b64
 @_compiled
 def _exists(x, label, free):
     "Whether both classes are there and, for a slope, whether the scores of each reach strictly among those of the other."
@@ -164,18 +164,21 @@ def _fit_lines(x, label, counts, start, free, out):
         out[r] = _climb(x_r, label_r, weight, start[0], start[1], free) if _exists(x_r, label_r, free) else (np.nan, np.nan)
 
 
-def _lines(x, label, counts=None, free=True):  # -> (1, 2) or (R, 2) intercept, slope
+def _lines(x, label, counts=None, *, free=True, todo=""):  # -> (1, 2) or (R, 2) intercept, slope
     "Logistic regression of `label` on `x`, or with `x` as offset where the slope is not `free`; resamples start from the sample's line."
     label, every = label.astype(np.float64), np.ones((1, len(x)), np.int64)
     center, scale = (x.mean(), x.std() or 1.0) if free else (0.0, 1.0)  # so that any unit will do
-    sample, start = np.empty((1, 2)), np.array([0.0, 0.0 if free else 1.0])
-    _fit_lines((x - center) / scale, label, every, start, free, sample)
-    out = sample if counts is None else np.full((len(counts), 2), np.nan)
-    if counts is not None and not np.isnan(sample).any():
-        _fit_lines((x - center) / scale, label, np.asarray(counts, np.int64), sample[0], free, out)
+    out, start = np.empty((1, 2)), np.array([0.0, 0.0 if free else 1.0])
+    _fit_lines((x - center) / scale, label, every, start, free, out)
+    if np.isnan(out).any():
+        raise DataError("scores of positives among those of negatives, for a finite slope",
+                        "one score for every case" if x.min() == x.max() else "scores that part the classes without an error", todo)
+    if counts is not None:
+        start, out = out[0], np.empty((len(counts), 2))
+        _fit_lines((x - center) / scale, label, np.asarray(counts, np.int64), start, free, out)
     return np.stack([out[:, 0] - out[:, 1] * center / scale, out[:, 1] / scale], axis=1)
 
-# %% ../nbs/53_calibration.ipynb #022-18cd69
+# %% ../nbs/53_calibration.ipynb #022-e5990c
 def calibration_slope(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) probabilities of the positive class
@@ -186,12 +189,8 @@ def calibration_slope(
 
     As `statsmodels.Logit(label, add_constant(logit(score)))`. Raises `DataError` where the sample itself has no slope."""
     label, score, drawn = _probabilities(label, score, counts)
-    x = _log_odds(score)
-    if not _exists(x, label, True):
-        raise DataError("scores of positives among those of negatives, for a finite slope",
-                        "one score for every case" if x.min() == x.max() else "scores that part the classes without an error",
-                        "Leave the slope out, or add cases.")
-    return _one_or_all(_lines(x, label, None if counts is None else drawn)[:, 1], counts)
+    lines = _lines(_log_odds(score), label, None if counts is None else drawn, todo="Leave the slope out, or add cases.")
+    return _one_or_all(lines[:, 1], counts)
 
 
 def calibration_intercept(

@@ -121,7 +121,7 @@ def _sample(rows):  # -> "252 cases of 252 patients"
     n, groups = rows["n"].max(), rows["n_groups"].max()
     return f"{n:,} cases of {int(groups):,} patients" if pd.notna(groups) else f"{n:,} cases, their patients unknown"
 
-# %% ../nbs/64_figures.ipynb #013-625db7
+# %% ../nbs/64_figures.ipynb #013-1cc85b
 _COUNTS_AT_ONCE = 500_000  # rows times resamples, so that memory does not grow with the number of resamples
 
 
@@ -140,8 +140,10 @@ def _bands(scores, x, y, read, *, n, seed, level):  # -> model, x, y, low, high,
     def read_all(counts): return np.stack([read(np.unique(s)[::-1], *roc_counts(*check_scores(label, s), counts)) for s in scores.scores.T], axis=1)
     resampled = [read_all(bootstrap_counts(label, group, n=min(piece, n - first), seed=seed, first=first)) for first in range(0, n, piece)]
     resampled = np.concatenate(resampled)  # (R, M, G)
-    columns = read_all(np.ones((1, len(label)), np.uint16))[0], *percentile_limits(resampled, level=level), np.isnan(resampled).all(axis=2).sum(axis=0)
-    tables = [pd.DataFrame({"model": model, x[0]: x[1], **dict(zip((y, "low", "high", "n_undefined"), row))}) for model, *row in zip(scores.models, *columns)]
+    curves, (low, high) = read_all(np.ones((1, len(label)), np.uint16))[0], percentile_limits(resampled, level=level)
+    undefined = np.isnan(resampled).all(axis=2).sum(axis=0)
+    tables = [pd.DataFrame({"model": model, x[0]: x[1], y: curves[m], "low": low[m], "high": high[m], "n_undefined": undefined[m]})
+              for m, model in enumerate(scores.models)]
     size = {"n": len(label), "n_groups": np.nan if group is None else len(np.unique(group))}
     return pd.concat(tables, ignore_index=True).assign(level=level, **size)
 

@@ -34,7 +34,7 @@ def _validation_values(rows, models, metric):  # -> model -> mean over the folds
     folds = [_values(score_matrix(fold, split="val"), metric) for _, fold in val.groupby("fold")]
     return {model: float(np.mean([values[model] for values in folds])) for model in models}
 
-# %% ../nbs/58_fusion_gain.ipynb #008-16efe6
+# %% ../nbs/58_fusion_gain.ipynb #008-6e984d
 _ONLY = "only single modality given"
 
 
@@ -44,12 +44,12 @@ def _single(rows, modalities, metric, declared):  # -> the modality, what it is,
     if declared is None and values is None and len(modalities) > 1:
         raise DataError("validation rows of every modality, to choose the best of them without a look at test", "none, or not of all of them",
                         f"Keep the val rows, or name the one that was declared before the test scores were seen: best={modalities[0]!r}.")
-    seen = "" if values is None else f" (validation {what.title}: {', '.join(f'{m} {v:.3f}' for m, v in values.items())})"
+    seen = "" if values is None else f"validation {what.title}: {', '.join(f'{m} {v:.3f}' for m, v in values.items())}"
     if declared is not None: check_known(declared, modalities, "modality")
-    if len(modalities) == 1: return modalities[0], _ONLY, f"no other was given{seen}"
-    if declared is not None: return declared, "declared single modality", f"declared beforehand{seen}"
+    if len(modalities) == 1: return modalities[0], _ONLY, "no other was given"
+    if declared is not None: return declared, "declared single modality", "; ".join(filter(None, ["declared beforehand", seen]))
     best = (max if what.higher_is_better else min)(modalities, key=values.get)
-    return best, "best single modality", f"chosen on validation{seen}"
+    return best, "best single modality", f"chosen by {seen}"
 
 # %% ../nbs/58_fusion_gain.ipynb #012-3ff646
 _MEAN_LOGIT, _UNTRAINED = "late_fusion", "untrained mean logit"  # the model made here, and what it is

@@ -315,15 +315,20 @@ def bootstrap_metrics(
     return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), n_groups,
                      _describe(scores, drawn, n, seed, stratified), scores, cluster, stratified)
 
-# %% ../nbs/54_resample.ipynb #029-478c6e
+# %% ../nbs/54_resample.ipynb #029-d1c4a5
+def _tails(level):
+    "The quantiles at the ends of an interval."
+    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
+    return np.array([(1 - level) / 2, (1 + level) / 2])
+
+
 def percentile_limits(
     values: np.ndarray, # (R, ...) resamples
     *,
     level: float = 0.95, # of the interval
 ) -> tuple: # low, high: (...)
     "Percentile limits over the resamples that are defined, NaN where none is (R: `quantile(type=7, na.rm=TRUE)`)."
-    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
-    q = [(1 - level) / 2, (1 + level) / 2]
+    q = _tails(level)
     if not np.isnan(values).any(): return tuple(np.quantile(values, q, axis=0))
     empty = np.isnan(values).all(axis=0)
     return tuple(np.where(empty, np.nan, np.nanquantile(np.where(empty, 0.0, values), q, axis=0)))
@@ -382,10 +387,10 @@ def _bca_levels(values, estimate, acceleration, levels):
     z = z0 + norm.ppf(levels)
     return norm.cdf(z0 + z / (1 - acceleration * z))
 
-# %% ../nbs/54_resample.ipynb #035-0c42ab
+# %% ../nbs/54_resample.ipynb #035-3a7178
 def _limits(values, estimate, method, level, acceleration):  # -> dict
     "Limits of one metric of one model, with their Monte Carlo standard errors."
-    values, q = np.sort(values[~np.isnan(values)]), np.array([(1 - level) / 2, (1 + level) / 2])
+    values, q = np.sort(values[~np.isnan(values)]), _tails(level)
     if method == "bca" and len(values): q = _bca_levels(values, estimate, acceleration, q)
     if not len(values) or np.isnan(q).any(): return dict.fromkeys(("low", "high", "low_mc", "high_mc"), np.nan)
     limits, errors = np.quantile(values, q), [_quantile_error(values, p) for p in q]
@@ -405,7 +410,6 @@ def intervals(
     where a leave-one-out value is undefined, as with a single positive. With fewer than about ten units of a class no bootstrap
     interval covers what it says; see the study of coverage."""
     check_known(method, ("percentile", "basic", "bca"), "method of an interval")
-    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
     acceleration = _acceleration(resamples) if method == "bca" else np.zeros_like(resamples.estimate)
     name = {"bca": "BCa"}.get(method, method)
     return pd.DataFrame([

@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from fusion_nb.compare import claim, compare_models
 from fusion_nb.compare import _adjusted
+from fusion_nb.predictions import Scores
 from fusion_nb.resample import Resamples, bootstrap_metrics
 from fusion_nb.schema import DataError
 from test_resample import oracle_scores, scores_of  # noqa: F401 (a fixture)
@@ -44,6 +45,36 @@ def test_reference_and_corrections_cover_the_rows_shown(oracle_scores):
     table = compare_models(res, reference="fusion")
     assert table[["model_a", "model_b"]].values.tolist() == [["image", "fusion"], ["table", "fusion"]]
     assert table["p_holm"].min() == pytest.approx(2 * table["p"].min())
+
+
+def test_max_t_by_hand(oracle_scores):
+    res = bootstrap_metrics(oracle_scores, n=500)
+    table, values = compare_models(res), res.values[:, :, 0]
+    d = np.stack([values[:, 0] - values[:, 1], values[:, 0] - values[:, 2], values[:, 1] - values[:, 2]], axis=1)
+    t = np.abs(d - table["difference"].to_numpy()) / d.std(axis=0, ddof=1)
+    assert table["p_max_t"].tolist() == [(1 + (t.max(axis=1) >= abs(z)).sum()) / 501 for z in table["z"]]
+    assert (table["p_max_t"] >= table["p"] - .02).all() and (table["p_max_t"] <= table["p_holm"] + .05).all()
+
+
+def test_one_pair_needs_no_correction(oracle_scores):
+    pair = Scores(oracle_scores.cases, oracle_scores.models[:2], oracle_scores.scores[:, :2])
+    row = compare_models(bootstrap_metrics(pair, n=20_000)).iloc[0]
+    assert row["p_holm"] == row["p_bh"] == row["p"] and row["p_max_t"] == pytest.approx(row["p"], abs=.02)
+
+
+def test_percentile_p_by_hand():
+    d = np.r_[np.full(4, -.1), np.full(95, .1), 0]
+    row = compare_models(fake(d, .1)).iloc[0]
+    assert row["p_percentile"] == 2 * (5 + 1) / 101  # four below, one at zero
+    assert compare_models(fake(np.linspace(.1, .2, 99))).iloc[0]["p_percentile"] == 2 / 100  # never zero
+    assert compare_models(fake(np.zeros(9))).iloc[0]["p_percentile"] == 1
+
+
+def test_monte_carlo_error_of_p_is_the_spread_over_seeds(oracle_scores):
+    tables = [compare_models(bootstrap_metrics(oracle_scores, n=1000, seed=s)) for s in range(60)]
+    spread, claimed = np.std([t["p"] for t in tables], axis=0), np.mean([t["p_mc"] for t in tables], axis=0)
+    some = tables[0]["p"] > 1e-3
+    assert some.any() and np.all((claimed / spread)[some] > .7) and np.all((claimed / spread)[some] < 1.4)
 
 
 def fake(d, estimate=None) -> Resamples:

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import fusion_nb.resample as resample
-from fusion_nb.metrics import METRICS, roc_counts
+from fusion_nb.metrics import auc, roc_counts
 from fusion_nb.predictions import Scores, read_scores, score_matrix
-from fusion_nb.resample import bootstrap_counts, bootstrap_metrics, intervals, percentile_limits
+from fusion_nb.resample import METRICS, bootstrap_counts, bootstrap_metrics, intervals, jackknife, merge_resamples, metric_named, percentile_limits
 from fusion_nb.schema import DataError
-from test_metrics import SKLEARN
+from test_metrics import SKLEARN, undefined_here
 
 ORACLES = Path(__file__).parent / "oracles"
 PROC = json.loads((ORACLES / "proc.json").read_text())
@@ -35,12 +34,13 @@ def test_every_resample_equals_sklearn_on_the_drawn_rows():
     models = {f"rounded to {d}": np.clip(.3 * label + .7 * rng.random(150), 0, 1).round(d) for d in (0, 1, 2, 12)}
     scores = scores_of(label, patient, **models)
     for cluster in (False, True):
-        got = bootstrap_metrics(scores, METRICS, n=25, seed=3, cluster=cluster)
+        got = bootstrap_metrics(scores, SKLEARN, n=25, seed=3, cluster=cluster)
         counts = bootstrap_counts(label, patient if cluster else None, n=25, seed=3)
         for r, c in enumerate(counts):
             drawn = np.repeat(np.arange(150), c)
             for m in range(4):
-                want = [SKLEARN[name](label[drawn], scores.scores[drawn, m]) for name in got.metrics]
+                score = scores.scores[drawn, m]
+                want = [np.nan if undefined_here(name, label[drawn], score) else SKLEARN[name](label[drawn], score) for name in got.metrics]
                 np.testing.assert_allclose(got.values[r, m], want, rtol=0, atol=1e-12)
 
 
@@ -63,14 +63,103 @@ def test_clusters_are_drawn_whole_and_by_stratum():
     assert (per_patient[positive == 1].sum() == positive.sum()).all() and (per_patient.sum() == len(positive)).all()
 
 
-def test_resamples_do_not_depend_on_the_pieces_they_are_drawn_in(monkeypatch):
-    label, patient = np.tile([0, 1, 1], 20), np.repeat(np.arange(20), 3)
-    scores = scores_of(label, patient, a=np.random.default_rng(0).random(60))
-    whole = bootstrap_metrics(scores, n=100, seed=5)
-    monkeypatch.setattr(resample, "_COUNTS_AT_ONCE", 60 * 17)
-    assert np.array_equal(bootstrap_metrics(scores, n=100, seed=5).values, whole.values)
-    assert np.array_equal(bootstrap_metrics(scores, n=40, seed=5).values, whole.values[:40])
-    assert not np.array_equal(bootstrap_metrics(scores, n=100, seed=6).values, whole.values)
+@pytest.mark.parametrize("stratified", [True, False])
+def test_same_numbers_by_any_number_of_threads_and_by_numpy(stratified):
+    rng = np.random.default_rng(0)
+    label, patient = np.tile([0, 1, 1], 21), rng.integers(0, 20, 63)
+    scores = scores_of(label, patient, a=rng.random(63), b=rng.random(63).round(1))
+    names = [n for n, m in METRICS.items() if "binary" in m.kinds and n not in ("calibration_slope", "calibration_intercept")]
+    one, two, plain = (bootstrap_metrics(scores, names, n=150, seed=5, stratified=stratified, threads=t).values for t in (1, 2, 0))
+    assert np.array_equal(one, two, equal_nan=True) and np.allclose(one, plain, rtol=0, atol=1e-12, equal_nan=True)
+    for name in ("auc", "specificity_at_95_sensitivity", "accuracy", "mcc"): assert np.array_equal(*(v[..., names.index(name)] for v in (one, plain)), equal_nan=True)
+    assert np.array_equal(bootstrap_metrics(scores, names, n=40, seed=5, stratified=stratified).values, one[:40], equal_nan=True)
+    assert not np.array_equal(bootstrap_metrics(scores, "auc", n=150, seed=6, stratified=stratified).values, one[..., :1])
+
+
+def test_draws_are_uniform():
+    """Chi-square of 200,000 draws, within and between the positions of a word."""
+    counts = bootstrap_counts(np.zeros(101), n=2000, stratified=False)
+    chi2 = ((counts.sum(axis=0) - 2000) ** 2 / 2000).sum()
+    assert 60 < chi2 < 150  # 100 degrees of freedom
+    shares = np.bincount(counts.ravel(), minlength=5)[:5] / counts.size
+    from scipy.stats import binom
+    assert np.abs(shares - binom.pmf(range(5), 101, 1 / 101)).max() < .004
+
+
+def test_several_classes_and_survival():
+    rng = np.random.default_rng(0)
+    label = rng.permutation(np.repeat([0, 1, 2], [30, 50, 20]))
+    likely = rng.dirichlet(np.ones(3), (100, 2)).transpose(0, 1, 2) + .4 * np.eye(3)[label][:, None]
+    likely /= likely.sum(axis=2, keepdims=True)
+    cases = pd.DataFrame({"case_id": np.arange(100).astype(str), "group": None, "fold": 0, "label": label})
+    scores = Scores(cases, ("a", "b"), likely, classes=("benign", "atypical", "malignant"))
+    names = ("macro_auc", "weighted_auc", "macro_f1", "accuracy", "log_loss", "auc:malignant", "average_precision:benign", "brier")
+    fast, plain = (bootstrap_metrics(scores, names, n=80, threads=t).values for t in (2, 0))
+    assert np.allclose(fast, plain, rtol=0, atol=1e-12)
+    assert metric_named("auc:malignant").title == "AUC, malignant"
+    with pytest.raises(DataError, match="for multiclass scores: accuracy.*Got 'auc'.*auc:<class>"): bootstrap_metrics(scores, "auc", n=9)
+    with pytest.raises(DataError, match="Did you mean 'malignant'"): bootstrap_metrics(scores, "auc:malignent", n=9)
+    life = cases.drop(columns="label").assign(time=rng.exponential(size=100), event=rng.binomial(1, .6, 100))
+    survival = Scores(life, ("a",), rng.random((100, 1)))
+    fast, plain = (bootstrap_metrics(survival, "harrell_c", n=80, threads=t).values for t in (2, 0))
+    assert np.array_equal(fast, plain)
+    with pytest.raises(DataError, match="a metric for survival scores: harrell_c"): bootstrap_metrics(survival, "auc", n=9)
+
+
+@pytest.mark.parametrize("cluster", [True, False])
+def test_jackknife_in_closed_form_equals_leaving_out(cluster):
+    rng = np.random.default_rng(0)
+    label, patient = rng.binomial(1, .4, 60), rng.integers(0, 25, 60)
+    scores = scores_of(label, patient, a=rng.random(60).round(1), b=rng.random(60))
+    got = jackknife(scores, ("auc", "average_precision"), cluster=cluster)
+    unit = pd.factorize(patient)[0] if cluster else np.arange(60)
+    for u in range(unit.max() + 1):
+        for m in range(2):
+            kept = unit != u
+            want = [SKLEARN[n](label[kept], scores.scores[kept, m]) for n in ("auc", "average_precision")]
+            assert got[u, m] == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["percentile", "basic", "BCa"])
+@pytest.mark.parametrize("stratified", [True, False])
+def test_intervals_equal_scipys_bootstrap_within_monte_carlo_error(method, stratified):
+    from scipy.stats import bootstrap
+    rng = np.random.default_rng(3)
+    label = np.repeat([1, 0], [25, 60])
+    score = label + rng.normal(size=85)
+    ours = intervals(bootstrap_metrics(scores_of(label, a=score), n=20_000, stratified=stratified), method=method.lower()).iloc[0]
+    if stratified:  # two samples
+        area = lambda pos, neg, axis=-1: (pos[..., :, None] > neg[..., None, :]).mean(axis=(-1, -2))
+        theirs = bootstrap((score[:25], score[25:]), area, n_resamples=5000, method=method, vectorized=True, batch=100, rng=1)
+    else:
+        area = lambda y, s: auc(y, s) if 0 < y.sum() < len(y) else np.nan  # ours, which is faster than scikit-learn's and equal to it
+        theirs = bootstrap((label, score), area, paired=True, n_resamples=3000, method=method, vectorized=False, rng=1)
+    off = np.abs(np.array([ours["low"], ours["high"]]) - theirs.confidence_interval)
+    errors = np.array([ours["low_mc"], ours["high_mc"]]) * np.sqrt(1 + 20_000 / (5000 if stratified else 3000))
+    assert (off < 4 * errors).all(), (off, errors)
+
+
+def test_monte_carlo_errors_are_the_spread_over_seeds(oracle_scores):
+    tables = [intervals(bootstrap_metrics(oracle_scores, n=2000, seed=s)) for s in range(60)]
+    for limit in ("low", "high"):
+        spread, claimed = np.std([t[limit] for t in tables], axis=0), np.mean([t[f"{limit}_mc"] for t in tables], axis=0)
+        assert np.all((claimed / spread > .7) & (claimed / spread < 1.4))
+
+
+def test_bca_is_refused_or_undefined_where_it_has_no_meaning():
+    one = scores_of([1, 0, 0, 0, 0], a=[.5, .1, .2, .3, .95])
+    assert intervals(bootstrap_metrics(one, n=200), method="bca")[["low", "high"]].isna().all(axis=None)
+    from dataclasses import replace
+    with pytest.raises(DataError, match="resamples with their scores"): intervals(replace(bootstrap_metrics(one, n=9), scores=None), method="bca")
+    with pytest.raises(DataError, match="Did you mean 'basic'"): intervals(bootstrap_metrics(one, n=9), method="bassic")
+
+
+def test_merging_commutes(oracle_scores):
+    a, b = (bootstrap_metrics(oracle_scores, n=300, seed=s) for s in (1, 2))
+    ab, ba = (intervals(merge_resamples(*pair)) for pair in ((a, b), (b, a)))
+    assert ab.drop(columns="method").equals(ba.drop(columns="method"))
+    with pytest.raises(DataError, match="the same resamples twice"): merge_resamples(a, a)
+    with pytest.raises(DataError, match="the same metrics"): merge_resamples(a, bootstrap_metrics(oracle_scores, "f1", n=5, seed=3))
 
 
 def test_undefined_resamples_are_counted():
@@ -145,23 +234,24 @@ def test_the_method_says_what_was_drawn():
     score = np.random.default_rng(0).random(20)
     told = lambda group, **options: bootstrap_metrics(scores_of(label, group, a=score), n=10, **options)
     assert "resamples of 10 patients (20 cases)" in told(patient).method and told(patient).n_groups == 10
-    assert "too narrow" in told(patient, cluster=False).method and told(patient, cluster=False).n_groups == 20
+    assert "too narrow" in told(patient, cluster=False).method and told(patient, cluster=False).n_groups == 10
     assert "one per patient" in told(np.arange(20)).method
-    assert "no patient id was given, so rows were taken as independent" in told(None).method and told(None).n_groups == 20
+    assert "no patient id was given, so rows were taken as independent" in told(None).method and np.isnan(told(None).n_groups)
     assert "stratified" not in told(None, stratified=False).method
 
 
 def test_thresholds_by_model():
     label = np.tile([0, 1], 10)
     scores = scores_of(label, a=label * .2, b=label * .8)
-    at = bootstrap_metrics(scores, ("accuracy", "f1"), n=10, threshold={"a": .1, "b": np.full(20, .5)})
+    at = bootstrap_metrics(scores.at({"a": .1, "b": np.full(20, .5)}), ("accuracy", "f1"), n=10)
     assert (at.estimate == 1).all() and (bootstrap_metrics(scores, "accuracy", n=10).estimate[:, 0] == [.5, 1]).all()
-    with pytest.raises(DataError, match="model with a threshold.*'b'"): bootstrap_metrics(scores, "accuracy", n=10, threshold={"a": .1})
 
 
 @pytest.mark.parametrize("call, says", [
     (lambda s: bootstrap_metrics(s, ("auc", "specificity_at_95_sensitivty")), "Did you mean 'specificity_at_95_sensitivity'"),
     (lambda s: bootstrap_metrics(s, n=1), "at least 2 resamples"),
+    (lambda s: bootstrap_metrics(s, ()), "at least one metric"),
+    (lambda s: bootstrap_metrics(s, n=9, seed=-1), "whole number from 0 up as seed.*-1"),
     (lambda s: intervals(bootstrap_metrics(s, n=5), level=95), "a level between 0 and 1"),
     (lambda s: bootstrap_metrics(s, n=5).of("f1"), "metric in these resamples"),
     (lambda s: bootstrap_metrics(scores_of([0, 1], a=[.1, np.nan])), "finite scores"),
