@@ -105,7 +105,7 @@ def _log_odds(probability):
     "The logit, of probabilities kept away from 0 and 1."
     return logit(np.clip(probability, _EDGE, 1 - _EDGE))
 
-# %% ../nbs/53_calibration.ipynb #020-6fc234
+# %% ../nbs/53_calibration.ipynb #020-07f0a6
 @_compiled
 def _likelihood(x, label, weight, a, b):
     "Log-likelihood of a logistic regression at intercept `a` and slope `b`, its gradient (2 numbers) and information (3)."
@@ -113,8 +113,9 @@ def _likelihood(x, label, weight, a, b):
     for i in range(len(x)):
         z = a + b * x[i]
         small = np.exp(-abs(z))
-        share = 1 / (1 + small)
-        off = weight[i] * (label[i] - (share if z > 0 else small * share))
+        share = 1 / (1 + small)  # of the likelier class; the other's is small * share
+        missed = share if (z > 0) != (label[i] > 0) else small * share  # not by a difference, which would cancel
+        off = weight[i] * (missed if label[i] > 0 else -missed)
         v = weight[i] * small * share * share
         value += weight[i] * (label[i] * z - max(z, 0.0) + np.log(share))
         in_a += off
@@ -225,7 +226,7 @@ def reliability_points(
     return pd.DataFrame({"low": lowest, "high": highest, "predicted": expected / n, "observed": positives / n, "n": n.astype(np.int64),
                          "observed_low": low, "observed_high": high})
 
-# %% ../nbs/53_calibration.ipynb #033-514d06
+# %% ../nbs/53_calibration.ipynb #033-a462d1
 def decision_curve(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) probabilities of the positive class
@@ -240,4 +241,5 @@ def decision_curve(
     n, odds = len(label), t / (1 - t)
     true, false = ((label == c).sum() - np.searchsorted(np.sort(score[label == c]), t) for c in (1, 0))
     prevalence = label.mean()
-    return pd.DataFrame({"threshold": t, "net_benefit": true / n - false / n * odds, "treat_all": prevalence - (1 - prevalence) * odds, "treat_none": 0.0})
+    return pd.DataFrame({"threshold": t, "net_benefit": true / n - false / n * odds,
+                         "treat_all": prevalence - (1 - prevalence) * odds, "treat_none": 0.0})

@@ -6,7 +6,7 @@
 __all__ = ['precision_recall_bands', 'plot_precision_recall', 'reliability_bins', 'plot_reliability', 'decision_bands',
            'plot_decision_curve', 'plot_resamples', 'plot_rates']
 
-# %% ../nbs/66_curves.ipynb #002-c3b964
+# %% ../nbs/66_curves.ipynb #002-3cdf2b
 from functools import partial
 from textwrap import wrap
 
@@ -19,7 +19,8 @@ from matplotlib.patches import Patch
 
 from .calibration import decision_curve, reliability_points
 from .figures import (_COLOURS, _FAINT, _INK, _LINES, _PERCENT, _aim, _bands, _chosen, _chosen_curves, _draw_curves, _head,
-                               _legend_beside, _looks, _page, _sample, _stamp, _styled, _two_classes, _winner, _with_interval, interval_text, readable)
+                               _legend_beside, _looks, _page, _sample, _stamp, _styled, _two_classes, _winner, _with_interval, interval_text,
+                               readable)
 from .predictions import Scores
 from .resample import Resamples, metric_named, percentile_limits
 from .schema import DataError, check_columns, check_known, check_unique
@@ -86,14 +87,13 @@ def reliability_bins(
     table = pd.concat(points, keys=scores.models, names=["model", None]).reset_index("model").reset_index(drop=True)
     return table.assign(n=len(label), n_groups=np.nan if group is None else len(np.unique(group)))
 
-# %% ../nbs/66_curves.ipynb #016-bfda61
-def _with_calibration(model, intervals):  # -> "0.093, 0.52 [0.41, 0.68]  Image only"
+# %% ../nbs/66_curves.ipynb #016-7604ef
+def _with_calibration(model, intervals):  # -> "0.093, 0.520 [0.410, 0.680]  Image only"
     "The model's line in the legend: its calibration error and the slope with its interval, those of them that the table has."
     if intervals is None: return readable(model)
     rows = intervals[intervals["model"] == check_known(model, intervals["model"].unique(), "model")].set_index("metric")
     numbers = [f"{rows.at[name, 'estimate']:.3f}" for name in ("ece", "ece_equal_mass") if name in rows.index]
-    if "calibration_slope" in rows.index:
-        numbers.append("{:.2f} [{:.2f}, {:.2f}]".format(*rows.loc["calibration_slope", ["estimate", "low", "high"]]))
+    if "calibration_slope" in rows.index: numbers.append(interval_text(*rows.loc["calibration_slope", ["estimate", "low", "high"]].astype(float)))
     return ", ".join(numbers) + f"  {readable(model)}"
 
 
@@ -299,7 +299,22 @@ def _draw_rate(ax, i, rate, limits, accepted, view):
     ax.plot(view[edge], i, "<>"[edge], **mark)
     ax.annotate(f"{rate:.1f}", (view[edge], i), ((7, -7)[edge], 0), textcoords="offset points", fontsize=7.5, va="center", ha=side)
 
-# %% ../nbs/66_curves.ipynb #035-cb4b62
+# %% ../nbs/66_curves.ipynb #035-790a5a
+def _rate_panel(ax, rows, settings, what):
+    "One method; the view reaches five times as far from the nominal rate as the accepted band does."
+    nominal, accepted, *_ = _RATES[what]
+    view = np.clip(nominal + 5 * (np.array(accepted) - nominal), 0, 100)
+    ax.axvspan(*accepted, color="0.88", linewidth=0)
+    ax.axvline(nominal, color=_FAINT, linewidth=0.9, linestyle=_LINES[1])
+    for row in rows.itertuples():
+        _draw_rate(ax, settings.index(str(row.setting)), 100 * row.rate, (100 * row.low, 100 * row.high), accepted, view)
+    ax.set(xlim=view + 0.06 * np.ptp(view) * np.array([-1, 1]), ylim=(len(settings) - 0.4, -0.6))
+    ax.set_yticks(range(len(settings)), settings)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", color="0.93")
+    ax.set_axisbelow(True)
+
+
 def _rate_legend(figure, table, accepted, what):
     "What the marks mean, and how many samples a rate rests on."
     dot = partial(Line2D, [], [], color=_COLOURS[0], linestyle="none", marker="o", markersize=5, markeredgewidth=1.2)
@@ -311,7 +326,7 @@ def _rate_legend(figure, table, accepted, what):
     figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.4, handletextpad=0.5,
                   title=f"{what}, of {samples} simulated samples; bars: 95% binomial intervals", title_fontsize=8.5)
 
-
+# %% ../nbs/66_curves.ipynb #036-4b58bf
 @_styled()
 def plot_rates(
     table: pd.DataFrame, # method, setting, rate, low, high (binomial interval, shares), n (samples); a rate may be NaN
@@ -324,21 +339,12 @@ def plot_rates(
     check_columns(table, ["method", "setting", "rate", "low", "high", "n"], "the table of rates")
     if check_unique(table, ["method", "setting"], "the table of rates").empty: raise DataError("at least one rate to draw", "an empty table")
     if not table["rate"].dropna().between(0, 1).all(): raise DataError("rates from 0 to 1", f"{table['rate'].max():g}", "Divide per cent by 100.")
-    nominal, accepted, title, label = _RATES[check_known(what, _RATES, "kind of rate")]
+    _, accepted, title, label = _RATES[check_known(what, _RATES, "kind of rate")]
     settings, methods = list(table["setting"].astype(str).unique()), list(table["method"].unique())
-    view = np.clip(nominal + 5 * (np.array(accepted) - nominal), 0, 100)
     figure, grid = _rate_panels(len(methods), settings, across)
     for method, ax in zip(methods, grid):
-        ax.axvspan(*accepted, color="0.88", linewidth=0)
-        ax.axvline(nominal, color=_FAINT, linewidth=0.9, linestyle=_LINES[1])
-        for row in table[table["method"] == method].itertuples():
-            _draw_rate(ax, settings.index(str(row.setting)), 100 * row.rate, (100 * row.low, 100 * row.high), accepted, view)
+        _rate_panel(ax, table[table["method"] == method], settings, what)
         ax.set_title("\n".join(wrap(readable(method), 18)), fontsize=9)
-        ax.grid(axis="y", color="0.93")
-        ax.tick_params(axis="y", length=0)
-        ax.set_axisbelow(True)
-    ax.set(xlim=view + 0.06 * np.ptp(view) * np.array([-1, 1]), ylim=(len(settings) - 0.4, -0.6))
-    ax.set_yticks(range(len(settings)), settings)
     _rate_legend(figure, table, accepted, label)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
     if synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())

@@ -169,7 +169,7 @@ def roc_bands(
     def read(_, positives, negatives): return _sensitivity_at(grid, positives, negatives)
     return _bands(scores, ("false_positive_rate", grid), "sensitivity", read, n=n, seed=seed, level=level)
 
-# %% ../nbs/64_figures.ipynb #017-69f42d
+# %% ../nbs/64_figures.ipynb #017-cc0f3c
 def _chosen(names, known, what="model"):
     "The names asked for, all of them by default."
     return list(known) if names is None else [check_known(n, known, what) for n in names]
@@ -181,7 +181,7 @@ def _with_interval(model, intervals, metric="auc"):  # -> "0.849 [0.834, 0.864] 
     row = _rows_of(intervals, metric).set_index("model").loc[check_known(model, intervals["model"].unique(), "model")]
     return f"{interval_text(row['estimate'], row['low'], row['high'], metric=metric)}  {readable(model)}"
 
-
+# %% ../nbs/64_figures.ipynb #018-45cbf4
 def _chosen_curves(bands, xy, label, *, models, shaded):  # -> {model: look}, names of those with a band
     "What to draw: a model keeps its colour, and the lines are dealt out anew among the chosen; a band for all if they are at most two."
     check_columns(bands, ["model", *xy, "low", "high", "n_undefined", "level", "n", "n_groups"], "the table of the curves")
@@ -214,7 +214,7 @@ def _rows_of(table, metric):  # -> its rows
     if table.empty: raise DataError("at least one row to draw", "an empty table")
     return table[table["metric"] == check_known(metric, table["metric"].unique(), "metric")].reset_index(drop=True)
 
-# %% ../nbs/64_figures.ipynb #018-072694
+# %% ../nbs/64_figures.ipynb #019-072694
 @_styled()
 def plot_roc(
     bands: pd.DataFrame, # from `roc_bands`
@@ -235,7 +235,7 @@ def plot_roc(
     _legend_beside(ax, "AUC [95% interval]" if intervals is not None else None)
     return _head(ax, "ROC curves", note, synthetic)
 
-# %% ../nbs/64_figures.ipynb #022-7ddbc2
+# %% ../nbs/64_figures.ipynb #023-7ddbc2
 def _forest(ax, rows, labels, *, estimate, filled, scale=1):
     "A row per estimate, the first on top, with its interval, and its text at the right."
     y = np.arange(len(rows))
@@ -250,7 +250,7 @@ def _forest(ax, rows, labels, *, estimate, filled, scale=1):
     ax.tick_params(axis="y", length=0)
     sns.despine(ax=ax, left=True)
 
-# %% ../nbs/64_figures.ipynb #023-ada80e
+# %% ../nbs/64_figures.ipynb #024-ada80e
 @_styled()
 def plot_intervals(
     intervals: pd.DataFrame, # from `resample.intervals`
@@ -270,7 +270,7 @@ def plot_intervals(
     ax.set_xlabel(f"{title}{' (%)' if scale == 100 else ''}, {_aim(metric)}")
     return _head(ax, title, f"{_sample(rows)}; bars: 95% bootstrap intervals", synthetic)
 
-# %% ../nbs/64_figures.ipynb #027-680d47
+# %% ../nbs/64_figures.ipynb #028-680d47
 def _against(comparison, reference):  # -> model_a minus model_b, model_b being the reference
     "The pairs with `reference`, turned into every other model minus the reference."
     if reference is None: return comparison
@@ -305,7 +305,7 @@ def plot_differences(
     heading = f"{title}: every model against {readable(reference)}" if reference else f"{title}: paired differences"
     return _head(ax, heading, f"{_sample(rows)}; bars: 95% bootstrap intervals\nFilled: P < 0.05 after Holm's correction", synthetic)
 
-# %% ../nbs/64_figures.ipynb #032-d4d861
+# %% ../nbs/64_figures.ipynb #033-d4d861
 def _importance_axes(ax, names, legend):
     "Names at the left, zero marked, and a legend where there is something to tell apart."
     ax.axvline(0, color=_FAINT, linewidth=0.9, zorder=1)
@@ -318,7 +318,7 @@ def _importance_axes(ax, names, legend):
     ax.set_xlabel("Drop of the AUC when the variable is shuffled (%)")
     if legend: ax.legend(loc="lower right", handlelength=1)
 
-# %% ../nbs/64_figures.ipynb #033-8afae0
+# %% ../nbs/64_figures.ipynb #034-8afae0
 @_styled()
 def plot_importance(
     summaries: pd.DataFrame | Mapping, # one `importance_summary`, or model -> summary
@@ -345,7 +345,7 @@ def plot_importance(
     if what["over"] == "shuffles": bars += ", not a sampling interval"
     return _head(ax, "Permutation importance", bars + (f"\n{note}" if note else ""), synthetic)
 
-# %% ../nbs/64_figures.ipynb #037-48797d
+# %% ../nbs/64_figures.ipynb #038-48797d
 def _panels(n, across, sharey):  # -> Figure, array of n Axes
     "A page of equal panels; losses are sums of different numbers of terms, so each has a scale of its own."
     across = min(across, n)
@@ -369,7 +369,7 @@ def _training_curves(ax, history, what, keys):
     ax.grid(axis="y", color="0.93")
     ax.locator_params(nbins=5)
 
-# %% ../nbs/64_figures.ipynb #038-e87811
+# %% ../nbs/64_figures.ipynb #039-e87811
 @_styled()
 def plot_training(
     history: pd.DataFrame, # epoch, train_loss, val_loss, val_auc; also model, and columns that tell runs apart
@@ -398,7 +398,7 @@ def plot_training(
     if synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())
     return grid
 
-# %% ../nbs/64_figures.ipynb #043-c8fea8
+# %% ../nbs/64_figures.ipynb #044-c8fea8
 def _cell(value):  # -> wrapped
     "A value as a person reads it."
     if isinstance(value, tuple): value = ", ".join(map(str, value)) or None
@@ -418,7 +418,7 @@ def _write_column(ax, texts, heights, color=_INK):
     for y, text in zip(np.cumsum([0, *heights[:-1]]), texts):
         for i, line in enumerate(text.split("\n")): ax.text(0.02, y + i + 0.78, line, va="baseline", fontsize=7.5, color=color)
 
-# %% ../nbs/64_figures.ipynb #044-e80c36
+# %% ../nbs/64_figures.ipynb #045-e80c36
 _KINDS = {"TP": "True positive", "FP": "False positive", "FN": "False negative", "TN": "True negative"}
 
 
@@ -439,7 +439,7 @@ def _draw_case(ax, kind, case, image, classes):
     actual, of = classes[1 if kind in ("TP", "FN") else 0], f"\none of {case['n']:,}" if "n" in case else ""
     ax.text(0.5, -0.16, f"{actual}, score {case['score']:.2f}{of}", ha="center", va="top", fontsize=8, **at)
 
-# %% ../nbs/64_figures.ipynb #045-833f79
+# %% ../nbs/64_figures.ipynb #046-833f79
 @_styled()
 def plot_examples(
     examples: pd.DataFrame, # from `tables.examples_of`: kind, case_id, score, threshold (, model, n)
@@ -472,7 +472,7 @@ def plot_examples(
     if cohort.synthetic: _stamp(figure, 1 - 0.17 / figure.get_figheight())
     return top[1:]
 
-# %% ../nbs/64_figures.ipynb #051-4a31f3
+# %% ../nbs/64_figures.ipynb #052-4a31f3
 @_styled()
 def save_figure(
     drawn: Axes | np.ndarray, # what a `plot_*` function returned

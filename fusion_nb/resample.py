@@ -46,7 +46,7 @@ def _at_threshold(name, title, kinds=("binary",)):
         return _of_confusion(name, threshold)(found[0].T.reshape(-1, n, n))
     return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, exchange="calls", tasks=_confusion_tasks, finish=finish)
 
-# %% ../nbs/54_resample.ipynb #005-1df70a
+# %% ../nbs/54_resample.ipynb #006-1df70a
 def _class_tasks(label, score, unit):
     "An AUC for each class, and the number of cases of each."
     of_class = [task for c in range(score.shape[1]) for task in _auc_tasks((label == c).astype(np.int64), score[:, c], unit)]
@@ -88,7 +88,7 @@ METRICS = {
     "harrell_c": Metric("Harrell's C", harrell_c, kinds=("survival",)),
 }
 
-# %% ../nbs/54_resample.ipynb #007-fe90e5
+# %% ../nbs/54_resample.ipynb #008-fe90e5
 def metric_named(
     name: str, # in METRICS; for several classes also "auc:<class>", one class against the rest
 ) -> Metric: # with its title
@@ -97,7 +97,7 @@ def metric_named(
     metric = METRICS[check_known(base, METRICS, "metric")]
     return replace(metric, title=f"{metric.title}, {of_class}") if of_class else metric
 
-# %% ../nbs/54_resample.ipynb #010-6a086a
+# %% ../nbs/54_resample.ipynb #011-f0edfc
 def _units(outcome, group, stratified):
     "The unit (patient, or row) of every row, and the stratum of every unit."
     unit = np.arange(len(outcome)) if group is None else pd.factorize(pd.Series(group))[0]
@@ -110,8 +110,9 @@ def _units(outcome, group, stratified):
 _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
+@_compiled
 def _mix(x):
-    "SplitMix64's mixing function, of a uint64 array or of a compiled number."
+    "SplitMix64's mixing function; `_mix.py_func` is the same for numpy."
     x = (x ^ (x >> np.uint64(30))) * _MIX[0]
     x = (x ^ (x >> np.uint64(27))) * _MIX[1]
     return x ^ (x >> np.uint64(31))
@@ -122,7 +123,7 @@ def _key(seed):
     if not isinstance(seed, (int, np.integer)) or seed < 0: raise DataError("a whole number from 0 up as seed", f"{seed!r}")
     return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
 
-# %% ../nbs/54_resample.ipynb #011-654d92
+# %% ../nbs/54_resample.ipynb #012-ec1177
 def bootstrap_counts(
     label: np.ndarray, # (N,) class of each row, or whether its event was seen: the strata
     group: np.ndarray | None = None, # (N,) patient of each row; None: rows are independent
@@ -138,33 +139,30 @@ def bootstrap_counts(
     words = np.cumsum([0, *((len(members) + 1) // 2 for members in strata)])
     ahead, key = _STEP * np.arange(1, words[-1] + 1, dtype=np.uint64), np.array([_key(seed)])
     for r in range(n):
-        x = _mix(_mix(key + _STEP * np.array([first + r], np.uint64)) + ahead)
+        x = _mix.py_func(_mix.py_func(key + _STEP * np.array([first + r], np.uint64)) + ahead)
         halves = np.stack([x & np.uint64(0xFFFFFFFF), x >> np.uint64(32)], axis=1)
         drawn = [members[(halves[a:b].ravel()[:len(members)] * np.uint64(len(members))) >> np.uint64(32)]
                  for members, a, b in zip(strata, words, words[1:])]
         counts[r] = np.bincount(np.concatenate(drawn), minlength=len(stratum))[unit]
     return counts
 
-# %% ../nbs/54_resample.ipynb #016-1beb31
-_mix_compiled = _compiled(_mix)
-
-
+# %% ../nbs/54_resample.ipynb #017-ea1c67
 @_compiled
 def _draw_kernel(counts, rows, sizes, key, first):
     "Fill counts (U, 64) with resamples `first` to `first + 63`; `sizes` are those of the strata, `rows` (64, U) is scratch."
     rows[:] = 0  # one resample after the other, so that its counts stay in the cache
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     for k in range(_LANES):
-        row, state, start = rows[k], _mix_compiled(key + np.uint64(first + k) * _STEP), np.uint64(0)
+        row, state, start = rows[k], _mix(key + np.uint64(first + k) * _STEP), np.uint64(0)
         for n in sizes:
             for _ in range(n // 2):
                 state += _STEP
-                x = _mix_compiled(state)
+                x = _mix(state)
                 row[start + (((x & low) * np.uint64(n)) >> half)] += np.uint8(1)
                 row[start + (((x >> half) * np.uint64(n)) >> half)] += np.uint8(1)
             if n % 2:
                 state += _STEP
-                row[start + (((_mix_compiled(state) & low) * np.uint64(n)) >> half)] += np.uint8(1)
+                row[start + (((_mix(state) & low) * np.uint64(n)) >> half)] += np.uint8(1)
             start += np.uint64(n)
     for i in range(len(counts)):
         for k in range(_LANES): counts[i, k] = rows[k, i]
@@ -176,7 +174,7 @@ def _leave_one_out(counts, rows, first):
     counts[:] = 1
     for k in range(min(_LANES, len(counts) - first)): counts[first + k, k] = 0
 
-# %% ../nbs/54_resample.ipynb #019-4e47b8
+# %% ../nbs/54_resample.ipynb #020-4e47b8
 @dataclass(frozen=True)
 class Resamples:
     "Metrics of several models, on the sample and on the same resamples of it."
@@ -202,7 +200,7 @@ class Resamples:
         k = self.metrics.index(check_known(metric, self.metrics, "metric in these resamples"))
         return self.values[:, :, k], self.estimate[:, k]
 
-# %% ../nbs/54_resample.ipynb #021-f51d09
+# %% ../nbs/54_resample.ipynb #022-f51d09
 @dataclass(frozen=True)
 class _Job:
     "One metric of one model."
@@ -231,7 +229,7 @@ def _jobs(scores, metrics):
             at = 0.5 if scores.thresholds is None else scores.thresholds[:, m]
             yield _Job(metric, (model, of_class), outcome, score, {"threshold": at} if metric.needs_threshold else {})
 
-# %% ../nbs/54_resample.ipynb #022-4913e9
+# %% ../nbs/54_resample.ipynb #023-4913e9
 def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
     "Every job on `n` resamples that `fill(counts, scratch, first)` draws, 64 at a time and the blocks shared among the threads."
     tasks = {}
@@ -263,7 +261,7 @@ def _task_key(job):
     known = (tasks.func, *sorted(tasks.keywords.items())) if isinstance(tasks, partial) else (tasks,)
     return (*job.source, *known)
 
-# %% ../nbs/54_resample.ipynb #023-8c2bfb
+# %% ../nbs/54_resample.ipynb #024-8c2bfb
 def _describe(scores, drawn, n, seed, stratified):
     "What was drawn, in a sentence."
     group, rows = scores.group, len(scores)
@@ -288,7 +286,7 @@ def _numpy_values(jobs, scores, drawn, options, n):
         for j, job in enumerate(jobs): values[first:first + len(counts), j] = job.plain(counts)
     return values
 
-# %% ../nbs/54_resample.ipynb #024-a23a95
+# %% ../nbs/54_resample.ipynb #025-a23a95
 def bootstrap_metrics(
     scores: Scores, # models by cases
     metrics: tuple = ("auc",), # names in METRICS, or one name
@@ -315,7 +313,7 @@ def bootstrap_metrics(
     return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), n_groups,
                      _describe(scores, drawn, n, seed, stratified), scores, cluster, stratified)
 
-# %% ../nbs/54_resample.ipynb #029-d1c4a5
+# %% ../nbs/54_resample.ipynb #030-d1c4a5
 def _tails(level):
     "The quantiles at the ends of an interval."
     if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
@@ -341,7 +339,7 @@ def _quantile_error(values, q):
     low, high = np.clip(ranks, 0, n - 1).astype(int)
     return (values[high] - values[low]) / 4
 
-# %% ../nbs/54_resample.ipynb #032-791ed7
+# %% ../nbs/54_resample.ipynb #033-791ed7
 def _auc_without(label, score, unit):  # -> (U,)
     "The AUC without each unit, in closed form."
     positive, n, place = label == 1, np.array([(label == 0).sum(), (label == 1).sum()]), _placements(label, score)
@@ -369,7 +367,7 @@ def jackknife(
     if others: values[:, others] = _evaluate([jobs[j] for j in others], _leave_one_out, unit, len(stratum), len(stratum), len(os.sched_getaffinity(0)))
     return values.reshape(-1, len(scores.models), len(metrics))
 
-# %% ../nbs/54_resample.ipynb #034-d46649
+# %% ../nbs/54_resample.ipynb #035-d46649
 def _acceleration(resamples):  # -> (M, K)
     "How fast the standard error grows with the metric; needs every leave-one-out value."
     if resamples.scores is None: raise DataError("resamples with their scores, for BCa limits", "none", "Use those of bootstrap_metrics.")
@@ -387,7 +385,7 @@ def _bca_levels(values, estimate, acceleration, levels):
     z = z0 + norm.ppf(levels)
     return norm.cdf(z0 + z / (1 - acceleration * z))
 
-# %% ../nbs/54_resample.ipynb #035-3a7178
+# %% ../nbs/54_resample.ipynb #036-3a7178
 def _limits(values, estimate, method, level, acceleration):  # -> dict
     "Limits of one metric of one model, with their Monte Carlo standard errors."
     values, q = np.sort(values[~np.isnan(values)]), _tails(level)
@@ -420,7 +418,7 @@ def intervals(
         for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)])[
         ["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"]]
 
-# %% ../nbs/54_resample.ipynb #042-770160
+# %% ../nbs/54_resample.ipynb #043-770160
 def merge_resamples(
     first: Resamples, # of `bootstrap_metrics`
     second: Resamples, # of the same scores, with another seed

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from fusion_nb.compare import claim, compare_models
-from fusion_nb.compare import _adjusted
+from fusion_nb.compare import _corrected
 from fusion_nb.predictions import Scores
 from fusion_nb.resample import Resamples, bootstrap_metrics
 from fusion_nb.schema import DataError
@@ -26,10 +26,14 @@ def test_paired_test_equals_proc(oracle_scores):
 
 
 def test_corrections_equal_r():
-    p = pd.Series(PROC["p_adjust"]["p"])
-    assert _adjusted(p, "holm") == pytest.approx(PROC["p_adjust"]["holm"], abs=1e-9)
-    assert _adjusted(p, "fdr_bh") == pytest.approx(PROC["p_adjust"]["BH"], abs=1e-9)
-    assert _adjusted(pd.Series([.01, np.nan, .02]), "holm") == pytest.approx([.02, np.nan, .02], nan_ok=True)
+    ours = _corrected([{"p": p} for p in PROC["p_adjust"]["p"]])
+    assert ours["p_holm"].to_numpy() == pytest.approx(PROC["p_adjust"]["holm"], abs=1e-9)
+    assert ours["p_bh"].to_numpy() == pytest.approx(PROC["p_adjust"]["BH"], abs=1e-9)
+    from statsmodels.stats.multitest import multipletests
+    many = np.random.default_rng(0).random(50) ** 3
+    ours = _corrected([{"p": p} for p in [*many, np.nan]])  # what cannot be tested is not counted
+    for column, method in (("p_holm", "holm"), ("p_bh", "fdr_bh")):
+        assert ours[column].to_numpy() == pytest.approx([*multipletests(many, method=method)[1], np.nan], abs=1e-12, nan_ok=True)
 
 
 def test_swapping_models_flips_the_sign(oracle_scores):
@@ -53,7 +57,7 @@ def test_max_t_by_hand(oracle_scores):
     d = np.stack([values[:, 0] - values[:, 1], values[:, 0] - values[:, 2], values[:, 1] - values[:, 2]], axis=1)
     t = np.abs(d - table["difference"].to_numpy()) / d.std(axis=0, ddof=1)
     assert table["p_max_t"].tolist() == [(1 + (t.max(axis=1) >= abs(z)).sum()) / 501 for z in table["z"]]
-    assert (table["p_max_t"] >= table["p"] - .02).all() and (table["p_max_t"] <= table["p_holm"] + .05).all()
+    assert (table["p_max_t"] >= table["p"] - .02).all() and (table["p_max_t"] <= 3 * table["p"] + .02).all()  # Bonferroni
 
 
 def test_one_pair_needs_no_correction(oracle_scores):

@@ -12,7 +12,7 @@ from fusion_nb.compare import claim
 from fusion_nb.delong import delong, delong_compare, delong_intervals, delong_omnibus
 from fusion_nb.metrics import auc
 from fusion_nb.predictions import Scores, read_scores, score_matrix
-from fusion_nb.resample import bootstrap_metrics
+from fusion_nb.resample import bootstrap_metrics, intervals
 from fusion_nb.schema import DataError
 
 ORACLES = Path(__file__).parent / "oracles"
@@ -83,6 +83,10 @@ def test_pROC_too_has_no_interval_for_one_positive():
         delong(scores_of(edge["y_true"].to_numpy(), a=edge["score"]))
 
 
+def test_intervals_have_the_columns_of_the_bootstrap():
+    assert list(delong_intervals(from_csv())) == list(intervals(bootstrap_metrics(from_csv(), n=50)))
+
+
 def test_the_interval_at_other_levels_nests():
     low = [delong_intervals(from_csv(), level=level)["low"].to_numpy() for level in (.5, .9, .99)]
     assert (np.diff(low, axis=0) < 0).all()
@@ -115,8 +119,8 @@ def test_one_case_per_patient_is_delong_to_the_last_factor():
         assert not got.clustered and got.n_groups == 40 and "one per patient" in got.method
 
 
-def test_copies_of_a_patient_add_nothing_but_the_pairs_within():
-    """Every case twice: rows taken as independent would halve the variance; clustered, it stays, up to its factors n/(n - 1)."""
+def test_copies_of_every_case_add_nothing():
+    """Every case twice: rows taken as independent would halve the variance; clustered, it stays."""
     once = made(600, 8)
     scores = replace(once, cases=pd.concat([once.cases] * 2, ignore_index=True).assign(group=np.tile(np.arange(600), 2)), scores=np.tile(once.scores, (2, 1)))
     np.testing.assert_allclose(delong(scores).covariance, delong(once).covariance, rtol=1e-10)
@@ -131,11 +135,11 @@ def test_the_standard_error_equals_the_clustered_bootstrap():
     label = rng.binomial(1, np.where(rng.random(2000) < .5, .1, .6)[patient])
     a, b = (label + rng.normal(size=2000)[patient] + .5 * rng.normal(size=len(patient)) for _ in "ab")
     scores = scores_of(label, patient, a=a, b=b)
-    drawn = bootstrap_metrics(scores, n=1500, seed=3, stratified=False).of("auc")[0]
-    got, row = delong(scores), delong_compare(scores).iloc[0]
+    drawn = bootstrap_metrics(scores, n=20_000, seed=3, stratified=False).of("auc")[0]
+    got, row = delong(scores), delong_compare(scores).iloc[0]  # an sd of R resamples is known to 1 / sqrt(2 R)
     ours = [*np.sqrt(np.diag(got.covariance)), row["difference"] / row["z"]]
     theirs = [*drawn.std(axis=0, ddof=1), (drawn[:, 0] - drawn[:, 1]).std(ddof=1)]
-    assert ours == pytest.approx(theirs, rel=4 / np.sqrt(2 * 1500) + 1 / 1000)
+    assert ours == pytest.approx(theirs, rel=4 / np.sqrt(2 * 20_000) + 1 / 1000)
     independent = delong(scores_of(label, a=a, b=b))
     assert (np.sqrt(np.diag(independent.covariance)) < .9 * np.array(theirs[:2])).all()  # the error that clustering corrects is larger
 
@@ -208,6 +212,14 @@ def test_a_difference_without_spread_cannot_be_tested():
     assert np.isnan(whole["chi2"]) and np.isnan(whole["p"])
     noisy = replace(scores, models=("perfect", "constant", "noisy"), scores=np.c_[scores.scores[:, :2], np.arange(20.)])
     assert np.isnan(delong_omnibus(noisy)["p"].item()) and delong_compare(noisy)["p"].notna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("n", [3, 7, 10, 49])
+def test_a_constant_difference_is_known_through_rounding(n):
+    """Positives and negatives alternate, in one model with a negative first, in the other with a positive: each share differs by 1 / n."""
+    label, order = np.tile([0, 1], n), np.arange(2 * n)
+    row = delong_compare(scores_of(label, a=order, b=order - 2.5 * label)).iloc[0]
+    assert row["difference"] == pytest.approx(1 / n) and row["low"] == pytest.approx(row["high"]) and np.isnan(row["p"])
 
 
 def test_no_interval_at_an_auc_of_one_and_what_is_said_instead():

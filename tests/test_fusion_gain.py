@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from fusion_nb.compare import compare_models
@@ -203,6 +203,39 @@ def test_equal_models_are_not_claimed_to_differ(pred):
     assert (row["difference"], row["p"], row["seeds_sd"]) == (0, 1, 0)
 
 
+def test_three_classes():
+    """Each modality tells one class from the others; both together tell all three."""
+    rng = np.random.default_rng(0)
+    n, classes = 500, ("a", "b", "c")
+    label = rng.integers(0, 3, n)
+    cases = pd.DataFrame({"study": "s", "fold": 0, "case_id": np.arange(n).astype(str), "group": np.arange(n) // 2,
+                          "split": np.repeat(["val", "test"], n // 2), "label": label})
+    knows = {"image_only": [2, 0, 0], "table_only": [0, 3, 0], "fused": [2, 3, 0]}
+    tables = []
+    for model, weight in knows.items():
+        for run in range(2):
+            probability = softmax(np.eye(3)[label] * weight + rng.normal(size=(n, 3)), axis=1)
+            tables.append(cases.assign(model=model, run=run, **{f"score_{c}": p for c, p in zip(classes, probability.T)}))
+    pred = pd.concat(tables)
+    table = gain(pred, metric="macro_auc")
+    test = best_run(pred).query("split == 'test'")
+    area = {m: roc_auc_score(r["label"], r[[f"score_{c}" for c in classes]], multi_class="ovr") for m, r in test.groupby("model")}
+    assert table["model_b"].tolist() == ["table_only", "late_fusion"] and table["p_holm"][0] < .05
+    assert table["difference"][0] == pytest.approx(area["fused"] - area["table_only"], abs=1e-12) and table["n_seeds"].tolist() == [2, 2]
+    one = gain(pred, metric="auc:a")
+    assert one["model_b"][0] == "image_only" and "AUC, a than image_only" in gain_claim(one)
+
+
+def test_survival_against_one_modality():
+    rng = np.random.default_rng(0)
+    risk = rng.normal(size=200)
+    cases = pd.DataFrame({"study": "s", "run": 0, "fold": 0, "case_id": np.arange(200).astype(str), "group": None, "split": "test",
+                          "time": rng.exponential(np.exp(-risk)), "event": rng.binomial(1, .7, 200)})
+    pred = pd.concat([cases.assign(model=m, score_risk=risk + s * rng.normal(size=200)) for m, s in (("fused", .1), ("table_only", 3))])
+    table = gain(pred, modalities="table_only", metric="harrell_c")
+    assert table["p_holm"][0] < .05 and "has a higher (better) Harrell's C than table_only" in gain_claim(table)
+
+
 def test_two_files_of_test_scores(data_dir):
     folder = data_dir / "breast_mri_fusion"
     pred = pd.concat([read_scores(folder / m / "preds.csv", label="y_true", score="y_prob", model=m) for m in ("image-only", "learned-feature-fusion")])
@@ -274,6 +307,9 @@ def test_a_difference_that_cannot_be_tested_is_not_claimed():
 
 @pytest.mark.parametrize("change, options, says", [
     (None, {"metric": "acu"}, "known metric.*Did you mean 'auc'"),
+    (None, {"metric": "macro_auc"}, "a metric for binary scores"),
+    (None, {"metric": "calibration_slope"}, "more, or less, is better.*best at 1"),
+    (None, {"metric": "calibration_intercept"}, "more, or less, is better.*best at 0"),
     (None, {"fused": "fuse"}, "known model.*Did you mean 'fused'"),
     (None, {"modalities": ("image_only", "table")}, "known model"),
     (None, {"modalities": ()}, "a fused model and the single modalities, apart.*modalities none"),
@@ -291,7 +327,8 @@ def test_a_difference_that_cannot_be_tested_is_not_claimed():
     (lambda p: p[(p["model"] != "fused") | (p["case_id"] != "f0 c599")], {}, "the same cases for every model"),
     (lambda p: p[(p["split"] != "test") | (p["label"] == 1)], {}, "both classes"),
     (lambda p: p.drop(columns="label").rename(columns={"score_pos": "score_risk"}).assign(time=1.0, event=1), {}, "labels, to choose runs by"),
-    (lambda p: p[p["run"] == 0].drop(columns="label").rename(columns={"score_pos": "score_risk"}).assign(time=1.0, event=1), {"best": "table_only"}, "probabilities of classes for a mean logit"),
+    (lambda p: p[p["run"] == 0].drop(columns="label").rename(columns={"score_pos": "score_risk"}).assign(time=p["group"] + 1, event=1),
+     {"best": "table_only", "metric": "harrell_c"}, "probabilities of classes for a mean logit"),
     (lambda p: pd.concat([p, p.assign(study="t")]), {}, "one score per model and case"),
     (lambda p: p.drop(columns="group"), {}, "the column 'group'"),
     (lambda p: p.assign(score_pos=p["score_pos"].where(p.index > 0, np.nan)), {}, "finite scores"),

@@ -4,11 +4,15 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
+from scipy.stats import kendalltau
 from sklearn.inspection import permutation_importance as sklearn_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, log_loss, roc_auc_score
+from xgboost import XGBClassifier
 
 from fusion_nb.importance import importance_summary, permutation_importance, rank_product, resampled_importance
+from fusion_nb.resample import bootstrap_counts
 from fusion_nb.schema import DataError
 
 
@@ -157,6 +161,152 @@ def test_bad_input_is_refused(fitted, changes, says):
     given = {"predict": lambda X: X[:, 0], "X": X, "label": label, "columns_of": names(X), "n_repeats": 1, **changes}
     with pytest.raises(DataError, match=says):
         permutation_importance(given.pop("predict"), given.pop("X"), given.pop("label"), **given)
+
+
+# ---- modalities, metrics and models of all kinds
+
+@pytest.fixture(scope="module")
+def paired():
+    """Embedded images, a table with names, and file names: what a fusion model may be given."""
+    rng = np.random.default_rng(1)
+    image, table = rng.normal(size=(200, 5)), pd.DataFrame(rng.normal(size=(200, 2)), columns=["age", "size"], index=range(1000, 1200))
+    label = (image[:, 0] + 2 * table["age"].to_numpy() + rng.logistic(size=200) > 0).astype(int)
+    return {"image": image, "table": table, "name": [f"{i}.png" for i in range(200)]}, label
+
+
+def test_a_modality_is_shuffled_whole_and_apart_from_the_others(paired):
+    X, label = paired
+    seen = []
+
+    def predict(X):
+        seen.append(X)
+        return X["image"][:, 0] + X["table"]["age"].to_numpy()
+
+    drops = permutation_importance(predict, X, label, n_repeats=2)
+    intact, images, tables, names = seen[0], seen[1::3], seen[2::3], seen[3::3]
+    assert intact["image"] is X["image"] and len(seen) == 1 + 3 * 2
+    for repeat in range(2):
+        order = [int(n.removesuffix(".png")) for n in names[repeat]["name"]]
+        assert sorted(order) == list(range(200)) and order != list(range(200))
+        assert (images[repeat]["image"] == X["image"][order]).all() and images[repeat]["table"] is X["table"] and images[repeat]["name"] is X["name"]
+        assert (tables[repeat]["table"].to_numpy() == X["table"].to_numpy()[order]).all() and tables[repeat]["image"] is X["image"]
+        assert tables[repeat]["table"].index.equals(X["table"].index)  # nothing can align the rows back
+        by_hand = [roc_auc_score(label, X["image"][order, 0] + X["table"]["age"]), roc_auc_score(label, X["image"][:, 0] + X["table"]["age"].to_numpy()[order])]
+        assert drops.query(f"repeat == {repeat}")["permuted"].tolist()[:2] == pytest.approx(by_hand, abs=1e-12)
+    assert (drops.query("variable == 'name'")["drop_percent"] == 0).all()
+
+
+def test_columns_given_as_modalities_are_the_same_variables(fitted):
+    model, X, label = fitted
+    apart = {f"x{i}": X[:, i] for i in range(4)}
+    one = permutation_importance(lambda X: model.predict_proba(X)[:, 1], X, label, columns_of=names(X), n_repeats=3)
+    two = permutation_importance(lambda X: model.predict_proba(np.column_stack(list(X.values())))[:, 1], apart, label, n_repeats=3)
+    pd.testing.assert_frame_equal(one, two, rtol=1e-12)
+    joined = {"first": ["x0", "x1"], "rest": ["x2", "x3"]}
+    three = permutation_importance(lambda X: model.predict_proba(np.column_stack(list(X.values())))[:, 1], apart, label, columns_of=joined, n_repeats=3)
+    four = permutation_importance(lambda X: model.predict_proba(X)[:, 1], X, label, columns_of={"first": [0, 1], "rest": [2, 3]}, n_repeats=3)
+    pd.testing.assert_frame_equal(three, four, rtol=1e-12)
+
+
+def test_any_predict_function_will_do(paired):
+    X, label = paired
+    together = lambda X: np.column_stack([X["image"], X["table"]])
+    trees = XGBClassifier(n_estimators=20, n_jobs=1, random_state=0).fit(together(X), label)
+    plain = lambda X: [float(a + b) for a, b in zip(X["image"][:, 0], X["table"]["age"])]  # a list, of no library
+    for predict in (lambda X: trees.predict_proba(together(X))[:, 1], plain):
+        summary = importance_summary(permutation_importance(predict, X, label, n_repeats=5)).set_index("variable")
+        assert summary.index.tolist() == ["table", "image", "name"] and summary.loc["image", "low"] > 0 and summary.loc["name", "high"] == 0
+
+
+@pytest.mark.parametrize("metric, function, better", [
+    ("auc", roc_auc_score, 1), ("average_precision", average_precision_score, 1), ("brier", brier_score_loss, -1), ("log_loss", log_loss, -1),
+    ("accuracy", lambda label, p: accuracy_score(label, p >= .5), 1), (roc_auc_score, roc_auc_score, 1)])
+def test_metrics_by_name_equal_scikit_learn(fitted, metric, function, better):
+    model, X, label = fitted
+    shuffles = []
+
+    def predict(X):
+        shuffles.append(model.predict_proba(X)[:, 1])
+        return shuffles[-1]
+
+    drops = permutation_importance(predict, X, label, columns_of={"x0": [0]}, n_repeats=3, metric=metric)
+    intact, *after = (function(label, p) for p in shuffles)
+    assert drops["permuted"].tolist() == pytest.approx(after, abs=1e-12) and drops["baseline"].tolist() == pytest.approx([intact] * 3, abs=1e-12)
+    assert drops["drop_percent"].tolist() == pytest.approx([100 * better * (intact - p) / intact for p in after], abs=1e-9) and (drops["drop_percent"] > 0).all()
+
+
+def test_several_classes_and_survival():
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(150, 2))
+    label = rng.permutation(np.arange(150) % 3)
+    probability = lambda X: softmax(np.column_stack([X[:, 0], X[:, 0] * 0, X[:, 0] * -1]), axis=1)
+    X[:, 0] += 1 - label
+    drops = permutation_importance(probability, X, label, columns_of=names(X), n_repeats=3, metric="macro_auc")
+    assert drops["baseline"][0] == pytest.approx(roc_auc_score(label, probability(X), multi_class="ovr"), abs=1e-12)
+    assert (drops.query("variable == 'x0'")["drop_percent"] > 0).all() and (drops.query("variable == 'x1'")["drop_percent"] == 0).all()
+    time, event = rng.exponential(np.exp(-X[:, 1])), np.ones(150, int)
+    drops = permutation_importance(lambda X: X[:, 1], X, (time, event), columns_of=names(X), n_repeats=3, metric="harrell_c")
+    assert drops["baseline"][0] == pytest.approx((1 - kendalltau(time, X[:, 1])[0]) / 2, abs=1e-12)  # without ties and censoring
+    censored = (time, rng.permutation(np.arange(150) % 2))
+    drops = resampled_importance(lambda X: X[:, 1], X, censored, columns_of=names(X), n=20, metric="harrell_c")
+    assert (drops.query("variable == 'x1'")["drop_percent"] > 0).all() and (drops.query("variable == 'x0'")["drop_percent"] == 0).all()
+
+
+def test_every_resample_of_a_modality_by_hand(paired):
+    X, label = paired
+    group, seen = np.arange(200) // 2, []
+
+    def predict(X):
+        seen.append(1 / (1 + np.exp(-X["image"][:, 0] - X["table"]["age"].to_numpy())))
+        return seen[-1]
+
+    for metric, function, better in (("auc", roc_auc_score, 1), ("brier", brier_score_loss, -1)):
+        seen.clear()
+        drops = resampled_importance(predict, X, label, group, columns_of={"image": ["image"], "table": ["table"]}, n=40, metric=metric)
+        assert len(seen) == 1 + 2 * 30  # predictions are made for 30 shuffles, not for every resample
+        for r, counts in enumerate(bootstrap_counts(label, group, n=40, seed=0)):
+            drawn = np.repeat(np.arange(200), counts)
+            baseline = function(label[drawn], seen[0][drawn])
+            for v, variable in enumerate(("image", "table")):
+                permuted = function(label[drawn], seen[1 + 2 * (r % 30) + v][drawn])
+                row = drops.query(f"variable == '{variable}' and repeat == {r}").iloc[0]
+                assert [row["baseline"], row["permuted"]] == pytest.approx([baseline, permuted], abs=1e-12)
+                assert row["drop_percent"] == pytest.approx(100 * better * (baseline - permuted) / baseline, abs=1e-9)
+
+
+def test_a_modality_has_intervals_over_shuffles_and_over_patients(paired):
+    X, label = paired
+    predict = lambda X: X["image"][:, 0] + 2 * X["table"]["age"].to_numpy()
+    shuffles = importance_summary(permutation_importance(predict, X, label)).set_index("variable")
+    patients = importance_summary(resampled_importance(predict, X, label, np.arange(200) // 2, n=300)).set_index("variable")
+    width = lambda summary: summary["high"] - summary["low"]
+    assert (width(patients)[["image", "table"]] > width(shuffles)[["image", "table"]]).all()
+    assert rank_product({"shuffles": shuffles.reset_index(), "patients": patients.reset_index()})["variable"].tolist() == ["table", "image", "name"]
+
+
+@pytest.mark.parametrize("changes, says", [
+    ({"X": {"image": np.zeros((200, 5)), "table": np.zeros((199, 2))}}, "the same cases in every modality.*200 in image, 199 in table"),
+    ({"X": {"image": None, "table": np.zeros((200, 2))}}, "an array, table or list for the modality 'image'.*Leave it out"),
+    ({"X": {}}, "at least one variable and one case"),
+    ({"X": {"image": np.zeros((0, 5))}, "label": np.zeros(0)}, "at least one variable and one case"),
+    ({"columns_of": {"picture": ["imag"]}}, "column of the variable 'picture'.*Did you mean 'image'"),
+    ({"X": np.zeros((200, 5, 5))}, "an array of cases by columns.*mapping"),
+    ({"metric": "acu"}, "known metric.*Did you mean 'auc'"),
+    ({"metric": "macro_auc"}, "a metric for binary scores.*There is: auc"),
+    ({"metric": "harrell_c"}, "a metric for binary scores"),
+    ({"metric": "calibration_slope"}, "more, or less, is better"),
+    ({"label": (np.ones(200), np.ones(200))}, "a metric for survival scores.*harrell_c"),
+    ({"label": (np.ones(200), np.ones(199)), "metric": "harrell_c"}, "one label per case, 200.*199"),
+    ({"predict": lambda X: np.zeros((200, 3)), "metric": "auc"}, "one score per case from"),
+    ({"predict": lambda X: np.zeros((200, 3, 3)), "metric": "brier"}, "one score per case .and class"),
+    ({"predict": lambda X: np.zeros(200), "metric": "mcc"}, "a metric above 0"),
+])
+@pytest.mark.parametrize("ask", [permutation_importance, resampled_importance])
+def test_bad_modalities_and_metrics_are_refused(paired, ask, changes, says):
+    X, label = paired
+    given = {"predict": lambda X: np.linspace(0, 1, 200), "X": X, "label": label, "columns_of": {"image": ["image"]} if "X" not in changes else None, **changes}
+    if isinstance(given["X"], np.ndarray): given["columns_of"] = {"image": [0]}
+    with pytest.raises(DataError, match=says): ask(given.pop("predict"), given.pop("X"), given.pop("label"), **given)
 
 
 def test_bad_summaries_are_refused():

@@ -29,7 +29,8 @@ large <- list(n = N, ranks = by_chance(rank(scores$image), rank(scores$table)), 
 # McNemar, and Tango's limits from the likelihood under each difference, maximised by its derivative
 tango <- function(b, c, n, z) {
   statistic <- function(d) {
-    slope <- function(p) b / (p + d) + c / p - 2 * (n - b - c) / (1 - 2 * p - d)
+    part <- function(count, share) if (count == 0) 0 else count / share
+    slope <- function(p) part(b, p + d) + part(c, p) - 2 * part(n - b - c, 1 - 2 * p - d)
     ends <- c(max(0, -d), (1 - d) / 2)
     inner <- ends + c(1, -1) * 1e-15 * diff(ends)
     p <- if (slope(inner[1]) <= 0) ends[1] else if (slope(inner[2]) >= 0) ends[2] else uniroot(slope, inner, tol = 1e-16)$root

@@ -1,0 +1,330 @@
+"""Files of predictions, from the shell's side of the table: what is said of them, what is refused, and that a report stands alone and whole."""
+import errno
+import json
+import re
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fusion_nb.compare_files as module
+from fusion_nb.cli import main
+from fusion_nb.compare import compare_models
+from fusion_nb.compare_files import FileComparison, Settings, check_out, compare_files, report_html, write_comparison
+from fusion_nb.delong import delong_compare
+from fusion_nb.predictions import read_scores, score_matrix
+from fusion_nb.resample import METRICS, bootstrap_metrics, intervals
+from fusion_nb.schema import DataError
+
+COLUMNS = {"label": "y_true", "score": "y_prob"}
+FEW = Settings(n=200)
+FILES = {"metrics.parquet", "comparisons.parquet", "calibration.parquet", "report.html", "record.json"}
+
+
+def made_up(n=120, seed=0) -> pd.DataFrame:
+    """Labels of 80 patients, times with censoring, and probabilities of three models."""
+    rng = np.random.default_rng(seed)
+    patient = np.arange(n) * 2 // 3
+    label = rng.binomial(1, .4, patient.max() + 1)[patient]
+    scores = {name: np.round(1 / (1 + np.exp(1 - signal * label - rng.normal(size=n))), 3) for name, signal in {"a": .5, "b": 1.5, "c": 1.6}.items()}
+    return pd.DataFrame({"id": [f"c{i:03d}" for i in range(n)], "patient": [f"p{i}" for i in patient], "y_true": label, **scores,
+                         "months": rng.exponential(10, n).round(1), "died": rng.binomial(1, .6, n)})
+
+
+def write(folder, models="ab", table=None, **changes) -> list:
+    """A CSV for each model, with the columns of all but its own score called y_prob."""
+    table, paths = made_up() if table is None else table, []
+    for model in models:
+        paths.append(folder / f"{model}.csv")
+        table.drop(columns=[c for c in "abc" if c != model]).rename(columns={model: "y_prob"}).assign(**changes).to_csv(paths[-1], index=False)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> FileComparison:
+    return compare_files(write(tmp_path_factory.mktemp("two")), **COLUMNS, group="patient", settings=FEW)
+
+
+# ---- the numbers
+
+def test_numbers_are_those_of_the_five_lines_of_python(tmp_path):
+    paths = write(tmp_path, "abc")
+    result = compare_files(paths, **COLUMNS, group="patient", settings=Settings(metrics=("auc", "brier"), n=300, seed=4, level=.9))
+    scores = score_matrix(read_scores(paths, **COLUMNS, group="patient"))
+    resamples = bootstrap_metrics(scores, ("auc", "brier"), n=300, seed=4)
+    pd.testing.assert_frame_equal(result.metrics, intervals(resamples, level=.9))
+    bootstrap = result.comparisons[result.comparisons["procedure"] == "paired bootstrap"].reset_index(drop=True)
+    for metric in ("auc", "brier"):
+        want = compare_models(resamples, metric=metric, level=.9)
+        pd.testing.assert_frame_equal(bootstrap[bootstrap["metric"] == metric][want.columns].reset_index(drop=True), want, check_dtype=False)
+    delong = result.comparisons[result.comparisons["procedure"] == "DeLong"].reset_index(drop=True)
+    want = delong_compare(scores, level=.9)
+    pd.testing.assert_frame_equal(delong[want.columns], want, check_dtype=False)
+    assert set(result.comparisons["procedure"]) == {"paired bootstrap", "DeLong", "permutation of ranks"}
+
+
+def test_real_files(data_dir):
+    paths = [data_dir / "breast_mri_fusion" / name / "preds.csv" for name in ("image-only", "learned-feature-fusion")]
+    result = compare_files(paths, **COLUMNS)
+    rows = result.metrics.set_index(["model", "metric"])
+    assert result.scores.models == ("image-only/preds", "learned-feature-fusion/preds")
+    for model, auc, low, high, specificity in (("image-only/preds", .849, .834, .864, .301), ("learned-feature-fusion/preds", .898, .885, .909, .491)):
+        np.testing.assert_allclose(rows.loc[(model, "auc"), ["estimate", "low", "high"]].astype(float), [auc, low, high], rtol=0, atol=.002)
+        assert round(rows.loc[(model, "specificity_at_95_sensitivity"), "estimate"], 3) == specificity
+    assert rows["n"].eq(4909).all() and rows["n_groups"].isna().all()
+    assert "matched by row" in result.notes[0] and "No patient id" in result.notes[1]
+
+
+def test_matching_by_case_id_is_the_same_whatever_the_order(tmp_path, two):
+    paths = write(tmp_path)
+    pd.read_csv(paths[1]).sample(frac=1, random_state=0).to_csv(paths[1], index=False)
+    shuffled = compare_files(paths, **COLUMNS, group="patient", case_id="id", settings=FEW)
+    pd.testing.assert_frame_equal(shuffled.metrics, two.metrics)
+    assert "by the case id in the column 'id'" in shuffled.notes[0] and "by row" in two.notes[0]
+
+
+def test_one_file(tmp_path):
+    result = compare_files(write(tmp_path, "a")[0], **COLUMNS, settings=FEW)
+    assert len(result.comparisons) == 0 and "matched" not in str(result) and "Comparisons" not in str(result)
+    write_comparison(result, tmp_path / "out")
+    empty = pd.read_parquet(tmp_path / "out" / "comparisons.parquet")
+    assert len(empty) == 0 and {"model_a", "model_b", "metric", "difference", "p"} <= set(empty)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Comparisons</h2>" not in page and "Holm" not in page and "<h2>Calibration</h2>" in page
+
+
+def test_reference(tmp_path):
+    paths = write(tmp_path, "abc")
+    result = compare_files(paths, **COLUMNS, settings=replace(FEW, reference="b"))
+    assert set(result.comparisons["model_b"]) == {"b"} and set(result.comparisons["model_a"]) == {"a", "c"}
+    with pytest.raises(DataError, match="a known model"): compare_files(paths, **COLUMNS, settings=replace(FEW, reference="d"))
+
+
+def test_equal_scores_are_said_and_do_not_differ(tmp_path):
+    paths = write(tmp_path, "ab", made_up().assign(b=made_up()["a"]))
+    result = compare_files(paths, **COLUMNS, settings=FEW)
+    assert any("same score in every row" in note for note in result.notes)
+    assert result.comparisons["difference"].eq(0).all() and result.comparisons["p"].eq(1).all()
+    report_html(result)
+
+
+def test_survival(tmp_path):
+    paths = write(tmp_path, "abc")
+    result = compare_files(paths, label=("months", "died"), score="y_prob", settings=FEW)
+    assert set(result.metrics["metric"]) == {"harrell_c"} and "events" in result.files and "same times and events" in result.notes[0]
+    page = report_html(result)
+    assert "--time months --event died --score y_prob" in page and "<h2>Curves</h2>" not in page and "Harrell FE" in page and "DeLong" not in page
+
+
+def test_three_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        p = rng.dirichlet((1, 1, 1), 90)
+        pd.DataFrame({"kind": ["x", "y", "z"] * 30, **{f"p_{c}": p[:, i] for i, c in enumerate("xyz")}}).rename(
+            columns=lambda c: c.replace("p_", "score_")).to_csv(tmp_path / f"{name}.csv", index=False)
+    columns = {"label": "kind", "score": ["score_x", "score_y", "score_z"]}
+    result = compare_files([tmp_path / "a.csv", tmp_path / "b.csv"], **columns, settings=replace(FEW, metrics=("macro_auc", "auc:x")))
+    assert set(result.metrics["metric"]) == {"macro_auc", "auc:x"} and result.files["class y"].tolist() == [30, 30]
+    assert "--score score_x --score score_y --score score_z --metric macro_auc --metric auc:x" in report_html(result)
+    assert set(compare_files([tmp_path / "a.csv"], **columns, settings=FEW).metrics["metric"]) == {"macro_auc"}
+
+
+def test_all_metrics(tmp_path):
+    everything = replace(FEW, n=20, metrics=("all",))
+    result = compare_files(write(tmp_path), **COLUMNS, settings=everything)
+    assert set(result.metrics["metric"]) == {m for m, metric in METRICS.items() if "binary" in metric.kinds}
+    result = compare_files(write(tmp_path, table=made_up().assign(a=lambda t: 10 * t["a"])), **COLUMNS, settings=everything)
+    assert {"auc", "average_precision"} <= set(result.metrics["metric"]) and "brier" not in set(result.metrics["metric"])
+    assert any(note.startswith("Brier score was left out.") for note in result.notes) and any("outside 0 to 1" in note for note in result.notes)
+    assert len(module._calibration(result)) == 0 and "Called positive at 0.5 or above: for Accuracy" in str(result)
+
+
+def test_threshold(tmp_path):
+    paths, settings = write(tmp_path), replace(FEW, metrics=("accuracy",), threshold=.3)
+    table = pd.read_csv(paths[0])
+    accuracy = compare_files(paths, **COLUMNS, settings=settings).metrics.set_index("model").loc["a", "estimate"]
+    assert accuracy == ((table["y_prob"] >= .3) == table["y_true"]).mean() != ((table["y_prob"] >= .5) == table["y_true"]).mean()
+
+
+# ---- what is refused
+
+def spoilt(folder, **changes):
+    """Two files, of which the second is changed in its table."""
+    paths = write(folder)
+    table = pd.read_csv(paths[1]).astype(object)
+    for column, (row, value) in changes.items(): table.loc[row, column] = value
+    table.to_csv(paths[1], index=False)
+    return paths
+
+
+def emptied(folder, text):
+    paths = write(folder)
+    paths[1].write_text(text)
+    return paths
+
+
+@pytest.mark.parametrize("files, options, says", [
+    (lambda d: [*write(d), d / "no.csv"], {}, r"no\.csv, which is not there"),
+    (lambda d: emptied(d, ""), {}, r"a readable csv file.*b\.csv"),
+    (lambda d: emptied(d, "y_true,y_prob,patient,id\n"), {}, r"b\.csv with a header only"),
+    (write, {"score": "y_prop"}, r"'y_prop' in .*a\.csv.*Did you mean 'y_prob'"),
+    (write, {"label": "y_ture"}, r"Did you mean 'y_true'"),
+    (write, {"group": "patients"}, r"Did you mean 'patient'"),
+    (lambda d: spoilt(d, y_prob=(7, np.nan)), {}, r"'y_prob' of .*b\.csv.*nan in row 9"),
+    (lambda d: spoilt(d, y_prob=(7, "high")), {}, r"'y_prob' of .*b\.csv.*'high' in row 9"),
+    (lambda d: spoilt(d, y_true=(7, 2)), {}, r"b\.csv.*2.* in row 9"),
+    (lambda d: write(d, y_true=1), {}, r"both classes"),
+    (lambda d: [*write(d, "a"), *write(d, "b", made_up(119))], {}, r"120 rows in .*a\.csv and 119 in .*b\.csv.*case_id"),
+    (lambda d: spoilt(d, y_true=(7, 1 - made_up()["y_true"][7])), {}, r"a\.csv.*b\.csv.*row 9"),
+    (lambda d: spoilt(d, id=(7, "c999")), {"case_id": "id"}, r"a\.csv.*b\.csv.*'c007'"),
+    (lambda d: spoilt(d, id=(7, "c008")), {"case_id": "id"}, r"b\.csv"),
+    (lambda d: spoilt(d, patient=(7, None)), {"group": "patient"}, r"'patient' of .*b\.csv.*row 9"),
+    (lambda d: spoilt(d, patient=(7, "p0")), {"group": "patient"}, r"a\.csv.*b\.csv.*row 9"),
+    (lambda d: write(d, "aa"), {}, r"each file once.*a\.csv"),
+    (lambda d: [], {}, r"one file or more"),
+    (write, {"settings": Settings(metrics=("harrell_c",), n=20)}, r"a metric for binary scores.*'harrell_c'"),
+    (write, {"label": ("months", "died"), "settings": Settings(metrics=("auc",), n=20)}, r"a metric for survival scores.*'auc'"),
+])
+def test_bad_files_are_refused_by_name(tmp_path, files, options, says):
+    with pytest.raises(DataError, match=says): compare_files(files(tmp_path), **{**COLUMNS, "settings": FEW, **options})
+
+
+@pytest.mark.parametrize("settings, says", [
+    ({"metrics": ("acu",)}, "Did you mean 'auc'"), ({"metrics": ("all", "auc:x", "nonsense")}, "a known metric"),
+    ({"level": 95}, "a level between 0 and 1"), ({"level": 0}, "a level"), ({"n": 1}, "at least 2 resamples")])
+def test_bad_settings(settings, says):
+    with pytest.raises(DataError, match=says): Settings(**settings)
+
+
+def test_a_test_that_is_refused_is_no_failure(tmp_path):
+    """One positive: DeLong has no variance. The bootstrap's numbers stay, and the report says what is missing."""
+    result = compare_files(write(tmp_path, y_true=[1] + [0] * 119), **COLUMNS, settings=FEW)
+    assert "paired bootstrap" in set(result.comparisons["procedure"]) and "DeLong" not in set(result.comparisons["procedure"])
+    assert any(note.startswith("DeLong: not done. Expected at least two") for note in result.notes)
+    assert "Biometrics 1988" not in report_html(result)
+
+
+# ---- the report
+
+class Page(HTMLParser):
+    """Every address that a page would load, its tags, and its visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.addresses, self.tags, self.text, self.inside = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data): self.text.append(data)
+
+
+def test_report_loads_nothing(two):
+    html = report_html(two)
+    page = Page(html)
+    assert len(page.addresses) >= 5 and all(a.startswith("data:image/svg+xml;base64,") for a in page.addresses)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags) and "@import" not in html and "url(" not in html
+    assert all(alt for alt in re.findall(r'<img alt="([^"]*)"', html)) and html.count("<img") == len(page.addresses)
+
+
+def test_report_says_what_a_reviewer_asks(two):
+    text = " ".join(" ".join(Page(report_html(two)).text).split())
+    for said in ("120 cases, 80 patients", "matched by row: same length, same labels, checked", "200 stratified bootstrap resamples of 80 patients (120 cases)",
+                 "percentile", "Obuchowski", "Holm S.", "Davison AC", "seed 0", *two.files["fingerprint"], "How to read this"):
+        assert said in text, said
+    assert "No patient id" not in text
+
+
+def test_names_are_escaped(tmp_path):
+    paths = [p.rename(p.with_name(f"<b>{p.name}")) for p in write(tmp_path)]
+    html = report_html(compare_files(paths, **COLUMNS, settings=FEW))
+    assert "<b>" not in html and "&lt;b&gt;" in html
+
+
+def test_another_level_is_said_everywhere(tmp_path, monkeypatch):
+    drawn, save = [], module.save_figure
+    def note(axes, *args, **options):
+        drawn.extend(text.get_text() for text in axes.figure.findobj(module.Text))
+        return save(axes, *args, **options)
+    monkeypatch.setattr(module, "save_figure", note)
+    result = compare_files(write(tmp_path), **COLUMNS, settings=replace(FEW, level=.9))
+    text = " ".join([*Page(report_html(result)).text, str(result), *drawn])
+    assert "90% interval" in text and "90% bootstrap" in text and not re.search(r"95% (interval|bootstrap|pointwise)", text)
+
+
+def test_the_command_makes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "abc")
+    settings = Settings(metrics=("auc", "accuracy"), threshold=.3, n=150, seed=3, level=.9, reference="c")
+    first = write_comparison(compare_files(["a.csv", "b.csv", "c.csv"], **COLUMNS, group="patient", case_id="id", settings=settings), "first")
+    record = json.loads(Path("first/record.json").read_text())
+    assert main(shlex.split(record["command"].replace("DIR", "second"))[1:]) == 0
+    for name in ("metrics", "comparisons", "calibration"):
+        pd.testing.assert_frame_equal(pd.read_parquet(f"first/{name}.parquet"), pd.read_parquet(f"second/{name}.parquet"))
+    assert first.read_text() == Path("second/report.html").read_text(), "nothing in a report depends on when or where it was made"
+    assert record["command"] in first.read_text().replace("&#39;", "'")
+
+
+# ---- the folder
+
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.fixture
+def short_report(monkeypatch):
+    """A page without pictures, where only the folder is looked at."""
+    monkeypatch.setattr(module, "report_html", lambda result, calibration: f"<!DOCTYPE html>{result}")
+
+
+def test_what_is_written(two, tmp_path):
+    report = write_comparison(two, tmp_path / "new" / "out")
+    assert {p.name for p in report.parent.iterdir()} == FILES
+    metrics = pd.read_parquet(report.parent / "metrics.parquet")
+    assert {"model", "metric", "estimate", "low", "high", "n", "n_groups"} <= set(metrics) and metrics["model"].unique().tolist() == ["a", "b"]
+    record = json.loads((report.parent / "record.json").read_text())
+    assert record["status"] == "finished" and record["params"]["label"] == "y_true" and record["params"]["n"] == 200
+    assert list(record["inputs"].values()) == two.files["fingerprint"].tolist() and "numpy" in record["packages"]
+
+
+def test_an_earlier_comparison_is_replaced(two, tmp_path, short_report):
+    write_comparison(two, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    write_comparison(replace(two, comparisons=two.comparisons.iloc[:0]), tmp_path / "out")
+    assert len(pd.read_parquet(tmp_path / "out" / "comparisons.parquet")) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES | {"notes.txt"}
+
+
+@pytest.mark.parametrize("name, text", [("report.html", "mine"), ("metrics.parquet", "mine"), ("record.json", "not json"), ("record.json", "[1]"),
+                                        ("record.json", '{"study": "imaging_clinical"}')])
+def test_files_of_another_origin_are_not_touched(two, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name} of another origin"): write_comparison(two, tmp_path)
+    assert contents(tmp_path) == {name: text.encode()}
+
+
+def test_out_that_cannot_be(two, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="which is a file"): check_out(tmp_path / "file")
+    with pytest.raises(DataError, match="file, which is a file"): check_out(tmp_path / "file" / "out")
+    assert check_out(tmp_path / "new" / "out") and not (tmp_path / "new").exists(), "to look is not to make"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_all_or_none(two, tmp_path, monkeypatch, short_report, error):
+    write_comparison(two, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    def fail(record, path):
+        path.write_text("{half")
+        raise error
+    monkeypatch.setattr(module, "write_json", fail)
+    with pytest.raises((DataError, KeyboardInterrupt)) as told: write_comparison(replace(two, notes=("other",)), tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    if isinstance(error, OSError): assert "record.json" in str(told.value) and "the disk is full" in str(told.value)
+    with pytest.raises((DataError, KeyboardInterrupt)): write_comparison(two, tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
