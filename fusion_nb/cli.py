@@ -106,7 +106,7 @@ def _add_command(commands, name, do, text, stopped="the same command goes on whe
     command.set_defaults(do=do, stopped=stopped)
     return command
 
-# %% ../nbs/74_cli.ipynb #010-82aaa7
+# %% ../nbs/74_cli.ipynb #010-219423
 _COMPARE = """examples:
   fusion-nb compare model.csv --label y_true --score y_prob
                                       one model: its metrics with their intervals
@@ -128,7 +128,7 @@ def _metric_names():
     lines = [f"  {name:{width}}  {metric.title} ({', '.join(metric.kinds)})" for name, metric in METRICS.items()]
     return "\n".join(["\nmetrics:", *lines, f"  {'auc:CLASS':{width}}  the same of one class against the rest; so with the other binary ones", ""])
 
-
+# %% ../nbs/74_cli.ipynb #011-6f8234
 def _add_compare(commands):
     text = "metrics with intervals of files of predictions, and paired comparisons"
     compare = _add_command(commands, "compare", _compare, text, stopped="nothing was written", epilog=_COMPARE,
@@ -154,7 +154,7 @@ def _add_compare(commands):
     asked.add_argument("--level", type=float, default=0.95, help="of the intervals (default: %(default)s)")
     compare.add_argument("--out", metavar="DIR", help="folder for metrics, comparisons and calibration (.parquet), report.html and record.json")
 
-# %% ../nbs/74_cli.ipynb #011-69e5a3
+# %% ../nbs/74_cli.ipynb #012-69e5a3
 def _add_run(commands):
     run = _add_command(commands, "run", _run, "run a study; the same command after an interruption goes on where it stopped")
     run.add_argument("study", metavar="STUDY", help="name of a study (see fusion-nb list) or path of a notebook")
@@ -175,7 +175,7 @@ def _add_data(commands):
     fetch.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_command(commands, "list", _sources, "list the data sets that are known, and how to obtain those that need an account")
 
-# %% ../nbs/74_cli.ipynb #012-785fdc
+# %% ../nbs/74_cli.ipynb #013-785fdc
 def main(
     argv: list | None = None, # the words after `fusion-nb`; None: those of the command line
 ) -> int: # 0: done; 1: the study failed; 2: bad input; 130: stopped by the user

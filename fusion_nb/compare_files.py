@@ -109,8 +109,8 @@ def _called(names, scores):  # -> sentences
 
 def _listed(words): return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
-# %% ../nbs/73_compare_files.ipynb #014-93f387
-_BOOTSTRAP = "paired bootstrap"
+# %% ../nbs/73_compare_files.ipynb #014-d19686
+_BOOTSTRAP, _NO_ORDER = "paired bootstrap", ("calibration_slope", "calibration_intercept")  # best near 1 and 0: neither more nor less is better
 _COMPARED = ("model_a", "model_b", "metric", "difference", "low", "high", "z", "p", "p_holm", "p_bh", "n", "n_groups", "test", "procedure")
 
 
@@ -119,12 +119,12 @@ def _compare(scores, resamples, settings):  # -> DataFrame, notes
     options, tables, notes = {"reference": settings.reference, "level": settings.level}, [], []
     others = {"DeLong": lambda: delong_compare(scores, **options),
               "permutation of ranks": lambda: permutation_compare(scores, metric="auc", reference=settings.reference, n=settings.n, seed=settings.seed)}
-    for metric in resamples.metrics:
+    for metric in [m for m in resamples.metrics if m not in _NO_ORDER]:
         tables.append(compare_models(resamples, metric=metric, **options).assign(procedure=_BOOTSTRAP))
         for name, test in others.items() if metric == "auc" else ():
             try: tables.append(test().assign(procedure=name))
             except DataError as e: notes.append(f"{name}: not done. {e}")
-    return pd.concat(tables, ignore_index=True), notes
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COMPARED), notes
 
 # %% ../nbs/73_compare_files.ipynb #016-1b272b
 def _percent(metric): return f"{metric_named(metric).title}{' (%)' * (metric in _PERCENT)}"

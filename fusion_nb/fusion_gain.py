@@ -101,7 +101,7 @@ def _lines(rows, fused, modalities, metric, best):  # -> DataFrame: model_a, mod
     if len(modalities) > 1: others.append((_MEAN_LOGIT, _UNTRAINED, f"{' and '.join(modalities)} combined, nothing learned"))
     return pd.DataFrame([{"model_a": f, "model_b": b, "against": against, "why": why} for f in fused for b, against, why in others if f != b])
 
-# %% ../nbs/58_fusion_gain.ipynb #017-244165
+# %% ../nbs/58_fusion_gain.ipynb #017-01c987
 def fusion_gain(
     pred: pd.DataFrame, # prediction table: test rows of every model, val rows to choose by, any number of runs and folds
     *,
@@ -114,10 +114,11 @@ def fusion_gain(
 ) -> pd.DataFrame: # model_a, model_b, against, why, runs, columns of `compare_models`, seeds_mean, seeds_sd, n_seeds
     """The fused model against the best single modality and against the untrained mean logit, on the test part.
 
-    Differences are paired (shared resamples, patients drawn): interval and P as in `compare_models`, P corrected over these rows. `seeds_mean` and `seeds_sd` are the same
-    difference run by run, over the `n_seeds` runs that both have. `fused="late_fusion"` asks whether the mean logit itself beats the single modality.
-    Raises where the modality to beat cannot be chosen without test: give `best` then. For two or more classes; risks of
-    survival have no mean logit, and are compared with one modality at a time."""
+    Differences are paired (shared resamples, patients drawn): interval and P as in `compare_models`, P corrected over these rows.
+    `seeds_mean` and `seeds_sd` are the same difference run by run, over the `n_seeds` runs that both have.
+    `fused="late_fusion"` asks whether the mean logit itself beats the single modality. Raises where the modality to beat
+    cannot be chosen without test: give `best` then. For two or more classes; risks of survival have no mean logit, and are
+    compared with one modality at a time."""
     _check_direction(metric)
     fused, modalities, given = _check_models(pred, fused, modalities)
     pred = pred[pred["model"].isin(given) & (pred["split"] != "train")]

@@ -194,7 +194,7 @@ def _check_aim(by, target):
     if by != "youden" and (target is None or not 0 < _numbers(target, "the target", 0) <= 1):
         raise DataError(f"a target above 0, at most 1, for by={by!r}", repr(target), "Write 0.95 for 95%.")
 
-# %% ../nbs/59_operating_point.ipynb #023-093d7a
+# %% ../nbs/59_operating_point.ipynb #023-e5f1a9
 def _operating_points(label, score):
     "Threshold, sensitivity, specificity, precision and Youden's J, from the highest score down."
     positives, negatives = (passed[0] for passed in roc_counts(label, score, np.ones((1, len(label)), np.int64)))
@@ -215,7 +215,7 @@ def choose_threshold(
     _check_aim(by, target)
     label, score = _validation(label, score)
     points = _operating_points(label, score)
-    enough = points if by == "youden" else points[points[by] >= target * (1 - 1e-12)]  # so that 19 of 20 are 95% in binary fractions too
+    enough = points if by == "youden" else points[points[by] >= target * (1 - 1e-12)]  # so that 3 of 10 reach a target of 3 * 0.1
     if enough.empty:
         best = points.loc[points[by].idxmax()]
         raise DataError(f"a threshold with a {by} of {target:g} or more", f"{best[by]:.4g} at best, at {best['threshold']:.4g}", "Lower the target.")

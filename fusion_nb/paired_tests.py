@@ -121,11 +121,11 @@ def permutation_compare(
                      **dict.fromkeys(("low", "high", "z"), np.nan), **_permutation_p(d, permuted, _number(unit, n)[1])})
     return _corrected(rows).assign(n=len(unit), n_groups=n_groups, test=_describe_permutation(jobs[0].metric, unit, n_groups, n, seed, raw))
 
-# %% ../nbs/57_paired_tests.ipynb #024-f3b480
+# %% ../nbs/57_paired_tests.ipynb #024-1e5d49
 def _mcnemar_p(b, c, method):
     "Two-sided P of b and c discordant cases."
     least, tail = min(b, c), 2 * binom.cdf(min(b, c), b + c, 0.5)
-    return min(1.0, tail) if method == "exact" else tail - binom.pmf(least, b + c, 0.5)
+    return min(1.0, tail if method == "exact" else tail - binom.pmf(least, b + c, 0.5))  # the mid-P is 1 up to rounding where b = c
 
 
 def _tango_low(b, c, n, z):

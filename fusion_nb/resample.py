@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'Metric', 'metric_named', 'bootstrap_counts', 'Resamples', 'bootstrap_metrics', 'percentile_limits',
            'jackknife', 'intervals', 'merge_resamples']
 
-# %% ../nbs/54_resample.ipynb #002-52912b
+# %% ../nbs/54_resample.ipynb #002-33fb54
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from .metrics import (_LANES, _auc_tasks, _class_weights, _compiled, _confusion_
                                threshold_metric)
 from .predictions import Scores
 from .schema import DataError, check_known
-from .survival import harrell_c
+from .survival import _harrell_tasks, harrell_c, uno_c
 
 # %% ../nbs/54_resample.ipynb #004-2342c0
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _at_threshold(name, title, kinds=("binary",)):
         return _of_confusion(name, threshold)(found[0].T.reshape(-1, n, n))
     return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, exchange="calls", tasks=_confusion_tasks, finish=finish)
 
-# %% ../nbs/54_resample.ipynb #006-1df70a
+# %% ../nbs/54_resample.ipynb #006-fc7af4
 def _class_tasks(label, score, unit):
     "An AUC for each class, and the number of cases of each."
     of_class = [task for c in range(score.shape[1]) for task in _auc_tasks((label == c).astype(np.int64), score[:, c], unit)]
@@ -85,7 +85,8 @@ METRICS = {
     "macro_auc": Metric("AUC, mean of the classes", class_auc, kinds=("multiclass",), tasks=_class_tasks, finish=_macro),
     "weighted_auc": Metric("AUC, weighted mean of the classes", partial(class_auc, average="weighted"), kinds=("multiclass",), tasks=_class_tasks,
                            finish=_weighted),
-    "harrell_c": Metric("Harrell's C", harrell_c, kinds=("survival",)),
+    "harrell_c": Metric("Harrell's C", harrell_c, kinds=("survival",), tasks=_harrell_tasks),
+    "uno_c": Metric("Uno's C", uno_c, kinds=("survival",)),
 }
 
 # %% ../nbs/54_resample.ipynb #008-fe90e5
@@ -261,7 +262,10 @@ def _task_key(job):
     known = (tasks.func, *sorted(tasks.keywords.items())) if isinstance(tasks, partial) else (tasks,)
     return (*job.source, *known)
 
-# %% ../nbs/54_resample.ipynb #024-8c2bfb
+# %% ../nbs/54_resample.ipynb #025-d1eb57
+_FEW = 20  # units of the smallest class; see nbs/studies/coverage_and_size.ipynb
+
+
 def _describe(scores, drawn, n, seed, stratified):
     "What was drawn, in a sentence."
     group, rows = scores.group, len(scores)
@@ -270,7 +274,9 @@ def _describe(scores, drawn, n, seed, stratified):
     note = "" if drawn is not None else (
         "; no patient id was given, so rows were taken as independent" if group is None else
         ", one per patient" if patients == rows else f", although they come from {patients:,} patients: intervals are too narrow")
-    return f"{n:,} {'stratified ' if stratified else ''}bootstrap resamples of {what}{note}; seed {seed}."
+    smallest = np.bincount(_units(scores.outcome[-1], drawn, True)[1]).min()
+    few = f"; only {smallest} of them in the smallest class, too few for bootstrap intervals and tests to keep what they promise" if smallest < _FEW else ""
+    return f"{n:,} {'stratified ' if stratified else ''}bootstrap resamples of {what}{note}{few}; seed {seed}."
 
 
 def _drawn_group(scores, cluster):
@@ -286,7 +292,7 @@ def _numpy_values(jobs, scores, drawn, options, n):
         for j, job in enumerate(jobs): values[first:first + len(counts), j] = job.plain(counts)
     return values
 
-# %% ../nbs/54_resample.ipynb #025-a23a95
+# %% ../nbs/54_resample.ipynb #026-a23a95
 def bootstrap_metrics(
     scores: Scores, # models by cases
     metrics: tuple = ("auc",), # names in METRICS, or one name
@@ -313,7 +319,7 @@ def bootstrap_metrics(
     return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), n_groups,
                      _describe(scores, drawn, n, seed, stratified), scores, cluster, stratified)
 
-# %% ../nbs/54_resample.ipynb #030-d1c4a5
+# %% ../nbs/54_resample.ipynb #031-d1c4a5
 def _tails(level):
     "The quantiles at the ends of an interval."
     if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
@@ -339,7 +345,7 @@ def _quantile_error(values, q):
     low, high = np.clip(ranks, 0, n - 1).astype(int)
     return (values[high] - values[low]) / 4
 
-# %% ../nbs/54_resample.ipynb #033-791ed7
+# %% ../nbs/54_resample.ipynb #034-791ed7
 def _auc_without(label, score, unit):  # -> (U,)
     "The AUC without each unit, in closed form."
     positive, n, place = label == 1, np.array([(label == 0).sum(), (label == 1).sum()]), _placements(label, score)
@@ -367,7 +373,7 @@ def jackknife(
     if others: values[:, others] = _evaluate([jobs[j] for j in others], _leave_one_out, unit, len(stratum), len(stratum), len(os.sched_getaffinity(0)))
     return values.reshape(-1, len(scores.models), len(metrics))
 
-# %% ../nbs/54_resample.ipynb #035-d46649
+# %% ../nbs/54_resample.ipynb #036-d46649
 def _acceleration(resamples):  # -> (M, K)
     "How fast the standard error grows with the metric; needs every leave-one-out value."
     if resamples.scores is None: raise DataError("resamples with their scores, for BCa limits", "none", "Use those of bootstrap_metrics.")
@@ -385,7 +391,7 @@ def _bca_levels(values, estimate, acceleration, levels):
     z = z0 + norm.ppf(levels)
     return norm.cdf(z0 + z / (1 - acceleration * z))
 
-# %% ../nbs/54_resample.ipynb #036-3a7178
+# %% ../nbs/54_resample.ipynb #037-3a7178
 def _limits(values, estimate, method, level, acceleration):  # -> dict
     "Limits of one metric of one model, with their Monte Carlo standard errors."
     values, q = np.sort(values[~np.isnan(values)]), _tails(level)
@@ -418,7 +424,7 @@ def intervals(
         for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)])[
         ["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"]]
 
-# %% ../nbs/54_resample.ipynb #043-770160
+# %% ../nbs/54_resample.ipynb #044-770160
 def merge_resamples(
     first: Resamples, # of `bootstrap_metrics`
     second: Resamples, # of the same scores, with another seed

@@ -87,7 +87,7 @@ def _last_to_first(time, event, risk, unit):
     ends = np.append(np.flatnonzero(np.diff(time[order])) + 1, len(order))
     return np.asarray(unit)[order].astype(np.uint32), (_dense(risk)[order] + 1).astype(np.uint32), event[order], ends.astype(np.uint32)
 
-# %% ../nbs/52_survival.ipynb #011-b78e5b
+# %% ../nbs/52_survival.ipynb #011-c6d17f
 @_compiled
 def _enter(tree, node):
     while node < np.uint32(len(tree)):
@@ -109,16 +109,17 @@ def _outlived(rank, event, ends):
     "For every event: the cases that outlived it, and twice those of them with a lower risk, equal risks once."
     tree = np.zeros(rank.max() + 1, np.int64)
     later, lower_twice = np.zeros(len(rank), np.int64), np.zeros(len(rank), np.int64)
-    first = np.uint32(0)
+    first = passed = np.uint32(0)
     for last in ends:  # one time
         for i in range(first, last):
-            if not event[i]: _enter(tree, rank[i])
-        passed = first + (~event[first:last]).sum()
+            if event[i]: continue
+            _enter(tree, rank[i])
+            passed += np.uint32(1)
         for i in range(first, last):
             if event[i]: later[i], lower_twice[i] = passed, _up_to(tree, rank[i]) + _up_to(tree, rank[i] - np.uint32(1))
         for i in range(first, last):
             if event[i]: _enter(tree, rank[i])
-        first = last
+        first = passed = last
     return later, lower_twice
 
 # %% ../nbs/52_survival.ipynb #015-1a5de8
@@ -153,15 +154,14 @@ def _pairs(outcome, weight, drawn):
     outlived = _sums(drawn[order])[np.searchsorted(-place[order], -place[event])]
     return won, 2 * np.einsum("nr,nr->r", weight[event], outlived)
 
-# %% ../nbs/52_survival.ipynb #016-9ae446
+# %% ../nbs/52_survival.ipynb #016-5d72f5
 def _concordance(outcome, weight, counts):
     "Weighted share of pairs in the right order; the sample itself must have a pair."
     if counts is not None: return _ratio(*_pairs(outcome, weight, _drawn(counts, len(weight))))
     row, *plan = _last_to_first(*outcome, np.arange(len(weight)))
-    later, lower_twice = _outlived(*plan)
-    if not (later @ weight[row, 0]) > 0:
-        raise DataError("an event that another case outlived", "none", "Without one no two cases can be compared.")
-    return float(lower_twice @ weight[row, 0] / (2 * later @ weight[row, 0]))
+    (later, lower_twice), weight = _outlived(*plan), weight[row, 0]
+    if not later @ weight > 0: raise DataError("an event that another case outlived", "none", "Without one no two cases can be compared.")
+    return float(lower_twice @ weight / (2 * (later @ weight)))
 
 
 def harrell_c(
@@ -407,7 +407,7 @@ def integrated_brier(
     score = np.atleast_2d(survival_brier(time, event, probability, times=times, train=train, counts=counts))
     return _one_or_all(np.trapezoid(score, times, axis=1) / (times[-1] - times[0]), counts)
 
-# %% ../nbs/52_survival.ipynb #050-794355
+# %% ../nbs/52_survival.ipynb #050-597a81
 def _cox_slope(time, event, risk):
     "The slope of a Cox regression on one variable, by partial likelihood, Breslow's way with equal times."
     order, spread = np.argsort(-time), np.std(risk) or 1.0
@@ -429,19 +429,19 @@ def breslow_survival(
     train: tuple, # (time, event, risk) of the rows to fit on: training or validation rows, never test
     risk: np.ndarray, # (N,) of the cases to predict, on the same scale
     *,
-    times: np.ndarray, # (T,) at which to predict
+    times: np.ndarray, # (T,) at which to predict, increasing
     slope: float | None = None, # log hazard per unit of risk: 1 for a risk that is one; None: fitted on `train`
 ) -> np.ndarray: # (N, T) probability of being free of the event at each time
     """Probabilities for `integrated_brier` from risks, under proportional hazards (Breslow, discussion of Cox 1972).
 
     As R's `survfit(coxph(Surv(time, event) ~ risk, ties="breslow"))`. Refuses to fit a slope to perfectly ordered risks."""
-    time, event, known = check_survival(*train)
+    (time, event, known), times = check_survival(*train), _check_times(times, np.inf)
     slope = _cox_slope(time, event, known) if slope is None else slope
     order, centre = np.argsort(-time), known.mean()
     at_risk = _sums(np.exp(slope * (known - centre))[order])[np.searchsorted(-time[order], -time[event], side="right")]
     ended = np.argsort(time[event])
     baseline = _sums(1 / at_risk[ended])[np.searchsorted(time[event][ended], times, side="right")]
-    return np.exp(-np.atleast_1d(baseline) * np.exp(slope * (_finite(risk) - centre))[:, None])
+    return np.exp(-baseline * np.exp(slope * (_finite(risk) - centre))[:, None])
 
 # %% ../nbs/52_survival.ipynb #054-a21d0d
 def average_by_group(

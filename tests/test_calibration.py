@@ -241,6 +241,8 @@ def test_the_intercept_exists_however_wrong_the_scores():
         label = np.arange(4) < n_positive
         for edge, sign in ((0, 1), (1e-9, 1), (1, -1)):
             assert calibration_intercept(label, np.full(4, edge)) == pytest.approx(logit(n_positive / 4) - sign * odds, abs=1e-9)
+    label = np.arange(1000) < 999  # so far off that Newton's first step would leave no curvature at all
+    assert calibration_intercept(label, np.zeros(1000)) == pytest.approx(logit(.999) - odds, abs=1e-9)
     rng = np.random.default_rng(5)
     for _ in range(300):
         label, p = np.r_[0, 1, rng.integers(0, 2, 8)], rng.choice([0, 1e-9, 1e-5, .01, .5, .999, 1], 10)

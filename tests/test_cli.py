@@ -1,5 +1,6 @@
 """The command `fusion-nb` as a person types it."""
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -8,11 +9,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pandas as pd
 import pytest
 
+import fusion_nb.compare_files
 from fusion_nb.cli import _MAKE, main
+from fusion_nb.compare_files import Settings
 from fusion_nb.data.fetch import SOURCES, _File
 from fusion_nb.data.synthetic import PairedSpec
+from fusion_nb.resample import METRICS
+from test_compare_files import FILES, contents, write
 from test_launch import make_study
 from test_runs import small_disk
 
@@ -26,7 +32,7 @@ def study(tmp_path_factory): return make_study(tmp_path_factory.mktemp("studies"
 def test_help_is_quick_to_import_and_teaches(capsys):
     with pytest.raises(SystemExit) as stop: main(["--help"])
     assert stop.value.code == 0 and "fusion-nb run imaging_clinical" in capsys.readouterr().out
-    code = "import sys, fusion_nb.cli; sys.exit(str({'torch', 'papermill', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, fusion_nb.cli; sys.exit(str({'torch', 'papermill', 'matplotlib', 'numpy', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "set()"
 
 
@@ -131,3 +137,82 @@ def test_data_fetch(tmp_path, capsys, monkeypatch):
 def test_a_reader_that_stops_reading_is_no_error(repo):
     done = subprocess.run(f"{Path(sys.executable).parent}/fusion-nb list | head -1", shell=True, capture_output=True, text=True, cwd=repo)
     assert "imaging_clinical" in done.stdout and not done.stderr
+
+
+# ---- compare
+
+NAMES = ["--label", "y_true", "--score", "y_prob"]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Three models' files in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return [p.name for p in write(tmp_path, "abc")]
+
+
+def test_compare_help_teaches_and_names_every_metric(capsys):
+    with pytest.raises(SystemExit) as stop: main(["compare", "--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0 and "fusion-nb compare a.csv b.csv" in said
+    assert [name for name in METRICS if not re.search(rf"^  {name} ", said, re.M)] == []
+
+
+def test_compare_has_the_defaults_of_the_settings(files, monkeypatch):
+    asked = []
+    def note(*args, **options):
+        asked.append(options)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(fusion_nb.compare_files, "compare_files", note)
+    main(["compare", "a.csv"])
+    assert asked == [{"label": "label", "score": "score", "group": None, "case_id": None, "settings": Settings()}]
+
+
+def test_installed_command_compares_and_prints_the_same_numbers(files):
+    done = subprocess.run([COMMAND, "compare", *files[:2], *NAMES, "--group", "patient", "--n", "200", "--out", "out"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert {p.name for p in Path("out").iterdir()} == FILES and f"report  {Path('out/report.html').resolve()}" in done.stdout
+    row = pd.read_parquet("out/metrics.parquet").set_index(["model", "metric"]).loc[("b", "auc")]
+    assert re.search(rf"^ +b +{row['estimate']:.3f} \[{row['low']:.3f}, {row['high']:.3f}\] +120 +80$", done.stdout, re.M)
+    assert "matched by row: same length, same labels, checked" in done.stdout and "A is a, B is b" in done.stdout
+
+
+def test_compare_without_out_writes_nothing(files, capsys):
+    assert main(["compare", *files, *NAMES, "--n", "50", "--reference", "b", "--metric", "auc", "--metric", "f1"]) == 0
+    said = capsys.readouterr().out
+    assert "No patient id was given" in said and "F1" in said and sorted(p.name for p in Path().iterdir()) == files
+
+
+@pytest.mark.parametrize("words, said", [
+    (["a.csv", "b.csv", *NAMES, "--metric", "acu"], "Did you mean 'auc'"), (["a.csv", "no.csv", *NAMES], "no.csv"), (["a.csv", "a.csv", *NAMES], "each file once"),
+    (["a.csv", *NAMES, "--level", "95"], "Write 0.95 for 95%"), (["a.csv", *NAMES, "--n", "1"], "at least 2 resamples"),
+    (["a.csv", "--label", "y_true"], "'score' in a.csv"), (["a.csv", "--score", "y_prob"], "'label' in a.csv"),
+    (["a.csv", *NAMES, "--time", "months"], "--label, or --time with --event"), (["a.csv", "--time", "months"], "--label, or --time with --event"),
+    (["a.csv", "b.csv", *NAMES, "--reference", "d"], "a known model"), (["a.csv", *NAMES, "--out", "a.csv/out"], "a.csv, which is a file")])
+def test_bad_comparisons_are_one_message_exit_2_and_nothing_written(files, capsys, words, said):
+    assert main(["compare", *words, *(["--out", "out"] if "--out" not in words else [])]) == 2
+    heard = capsys.readouterr()
+    assert said in heard.err and "Traceback" not in heard.err and not heard.out and sorted(p.name for p in Path().iterdir()) == files
+
+
+def test_out_is_looked_at_before_the_work(files, capsys, monkeypatch):
+    monkeypatch.setattr(fusion_nb.compare_files, "compare_files", lambda *a, **k: pytest.fail("worked first"))
+    Path("out").mkdir()
+    Path("out/report.html").write_text("mine")
+    assert main(["compare", "a.csv", *NAMES, "--out", "out"]) == 2
+    assert "of another origin" in capsys.readouterr().err and contents(Path("out")) == {"report.html": b"mine"}
+
+
+def test_compare_that_is_stopped(files, capsys, monkeypatch):
+    def stop(*args, **options): raise KeyboardInterrupt
+    monkeypatch.setattr(fusion_nb.compare_files, "bootstrap_metrics", stop)
+    assert main(["compare", *files, *NAMES, "--out", "out"]) == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_compare_on_a_full_disk(files, tmp_path, capsys):
+    with small_disk(tmp_path, 2**16) as disk:
+        assert main(["compare", "a.csv", *NAMES, "--n", "50", "--out", str(disk / "out")]) == 2
+        assert not list((disk / "out").iterdir())
+    error = capsys.readouterr().err
+    assert "report.html" in error and "the disk is full" in error and "Traceback" not in error

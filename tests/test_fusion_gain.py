@@ -104,6 +104,8 @@ def test_the_choice_follows_validation_and_says_its_values(pred):
 def test_train_rows_do_not_count(pred):
     train = pred["split"] == "train"
     pd.testing.assert_frame_equal(gain(pred[~train], n=20), gain(pred.assign(score_pos=pred["score_pos"].where(~train, .5)), n=20))
+    some = pred[~(train & (pred["run"] == 1))]  # scored on train by two runs of three: no matter to the ensemble
+    pd.testing.assert_frame_equal(gain(some, runs="ensemble", n=20), gain(pred, runs="ensemble", n=20))
 
 
 def test_several_folds_choose_one_modality_by_their_mean():

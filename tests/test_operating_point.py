@@ -158,8 +158,9 @@ def test_thresholds_in_hard_cases():
     assert choose_threshold([0, 1], [.3, .3]).achieved == {"sensitivity": 1, "specificity": 0, "precision": .5}
     one = choose_threshold(np.r_[1, np.zeros(9)], np.r_[.5, np.linspace(0, .9, 9)], by="sensitivity", target=.95)
     assert one.value == .5 and one.achieved["sensitivity"] == 1 and (one.n, one.n_positive) == (10, 1)
-    label, score = np.r_[np.ones(20, int), 0], np.r_[np.arange(20, 0, -1), 1.5]
-    assert choose_threshold(label, score, by="sensitivity", target=.95).value == 2  # 19 of 20 are 95%
+    label, score = np.r_[np.ones(10, int), 0, 0], np.r_[np.arange(10, 0, -1), 7.5, 0]
+    assert choose_threshold(label, score, by="sensitivity", target=3 * .1).value == 8  # three of ten, whatever the binary fraction
+    assert choose_threshold([1, 1, 0], [5, 4, 3], by="sensitivity", target=.5).value == 4  # at no cost it goes beyond the target
     equal = choose_threshold([1, 0, 1, 0], [4, 3, 2, 1])  # J = 0.5 at 4 and at 2
     assert equal.value == 2 and equal.achieved["sensitivity"] == 1
     with pytest.raises(DataError, match="a specificity of 0.9 or more. Got 0.5 at best, at 0.8"):

@@ -349,3 +349,9 @@ def test_permutation_rejects_at_its_nominal_rate(clustered):
     rejected = sum(permutation_compare(null(seed, clustered), n=399)["p"].item() <= .05 for seed in range(400))
     print(f"clustered {clustered}: {rejected} of 400 rejected at 5%")
     assert binom.ppf(.005, 400, .05) <= rejected <= binom.ppf(.995, 400, .05)
+
+
+def test_no_p_above_one():
+    """The mid-P of equal counts is 1; computed, it may be a little more, which no correction accepts."""
+    from fusion_nb.paired_tests import _mcnemar_p
+    assert max(_mcnemar_p(b, b, "mid-p") for b in range(300)) == 1

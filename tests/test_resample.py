@@ -238,6 +238,10 @@ def test_the_method_says_what_was_drawn():
     assert "one per patient" in told(np.arange(20)).method
     assert "no patient id was given, so rows were taken as independent" in told(None).method and np.isnan(told(None).n_groups)
     assert "stratified" not in told(None, stratified=False).method
+    assert "only 5 of them in the smallest class" in told(patient[np.argsort(label, kind="stable")]).method
+    many = np.tile([0, 1], 20)
+    assert "smallest class" not in bootstrap_metrics(scores_of(many, a=many), n=9).method
+    assert "only 19 of them" in bootstrap_metrics(scores_of(many[:-1], a=many[:-1]), n=9).method
 
 
 def test_thresholds_by_model():

@@ -219,6 +219,8 @@ def test_properties(rows):
         assert metric(time, event, -risk) == pytest.approx(1 - value, abs=1e-12), name
         assert metric(time, event, 0 * risk) == pytest.approx(.5, abs=1e-12), name
     assert harrell_c(3 * time + 1, event, risk) == harrell_c(time, event, risk)
+    columns = np.stack([time, event, risk], axis=1)  # as they come from a table: neither contiguous nor floats
+    assert harrell_c(*columns.T) == harrell_c(*pd.DataFrame(columns, index=[7] * len(time)).T.to_numpy()) == harrell_c(time, event, risk)
 
 
 def test_without_censoring_every_weight_is_one():
@@ -243,7 +245,6 @@ def test_uno_does_not_move_with_the_follow_up_where_harrell_does():
     n, early = 20_000, rng.random(20_000) < .5  # the risk tells who dies early, but nothing later
     risk = early + .01 * rng.random(n)
     died = np.where(early, rng.uniform(0, 1, n), rng.uniform(1, 4, n))
-    short, long = rng.uniform(0, 4, n), np.full(n, 4.)
     followed = [(np.minimum(died, left), died <= left, risk) for left in (rng.uniform(0, 4, n), np.full(n, 4.))]
     moved = {f: abs(np.diff([f(*rows) for rows in followed])[0]) for f in (harrell_c, partial(uno_c, tau=3.5))}
     assert list(moved.values())[0] > .03 > .01 > list(moved.values())[1]
@@ -336,6 +337,7 @@ def test_slopes_that_cannot_be_fitted():
         with pytest.raises(DataError, match="training risks that can be given a slope.*slope=1"): breslow_survival((time, event, risk), risk, times=[2])
         assert ((0 < (p := breslow_survival((time, event, risk), risk, times=[0, 2], slope=1))) & (p <= 1)).all() and (p[:, 0] == 1).all()
     with pytest.raises(DataError, match="finite risks"): breslow_survival((time, event, risk), [np.nan], times=[2], slope=1)
+    with pytest.raises(DataError, match="increasing times"): breslow_survival((time, event, risk), risk, times=[2, np.nan], slope=1)
 
 
 def test_bad_groups():
