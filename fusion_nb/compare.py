@@ -100,7 +100,7 @@ def compare_models(
     table.insert(10, "p_max_t", _max_t(d, difference, table["z"].to_numpy()))
     return table.assign(n=resamples.n_cases, n_groups=resamples.n_groups, test=f"paired bootstrap, z on the sd of the differences: {resamples.method}")
 
-# %% ../nbs/55_compare.ipynb #013-1f4080
+# %% ../nbs/55_compare.ipynb #013-21ce88
 def _p_text(p: float) -> str:
     "A P-value as journals print it."
     return "P < 0.001" if p < .001 else f"P = {p:.3f}" if p < .1 else f"P = {p:.2f}"
@@ -112,7 +112,8 @@ def claim(
     alpha: float = 0.05, # claim below this corrected P
 ) -> str: # a sentence
     "What one comparison shows, in a sentence."
-    title, better = metric_named(row["metric"]).title, metric_named(row["metric"]).higher_is_better
+    metric = metric_named(row["metric"])
+    title, better = metric.title, metric.higher_is_better
     limits = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"  # a permutation test has none
     numbers = f"difference {row['difference']:.3f}{limits}"
     if np.isnan(row["p"]):
@@ -120,6 +121,7 @@ def claim(
     numbers += f", {_p_text(row['p_holm'])} after Holm's correction"
     if row["p_holm"] >= alpha:
         return f"No difference in {title} was shown between {row['model_a']} and {row['model_b']} ({numbers}); that is not to say that they are equal."
+    if metric.perfect is not None: return f"{row['model_a']} and {row['model_b']} differ in {title} ({numbers}); {metric.perfect} is perfect, so look at both values."
     a_wins = (row["difference"] > 0) == better
     winner, other = (row["model_a"], row["model_b"]) if a_wins else (row["model_b"], row["model_a"])
     return f"{winner} has a {'higher' if better else 'lower'} (better) {title} than {other} ({row['model_a']} - {row['model_b']}: {numbers})."

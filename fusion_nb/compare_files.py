@@ -109,8 +109,8 @@ def _called(names, scores):  # -> sentences
 
 def _listed(words): return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
-# %% ../nbs/73_compare_files.ipynb #014-d19686
-_BOOTSTRAP, _NO_ORDER = "paired bootstrap", ("calibration_slope", "calibration_intercept")  # best near 1 and 0: neither more nor less is better
+# %% ../nbs/73_compare_files.ipynb #014-93f387
+_BOOTSTRAP = "paired bootstrap"
 _COMPARED = ("model_a", "model_b", "metric", "difference", "low", "high", "z", "p", "p_holm", "p_bh", "n", "n_groups", "test", "procedure")
 
 
@@ -119,12 +119,12 @@ def _compare(scores, resamples, settings):  # -> DataFrame, notes
     options, tables, notes = {"reference": settings.reference, "level": settings.level}, [], []
     others = {"DeLong": lambda: delong_compare(scores, **options),
               "permutation of ranks": lambda: permutation_compare(scores, metric="auc", reference=settings.reference, n=settings.n, seed=settings.seed)}
-    for metric in [m for m in resamples.metrics if m not in _NO_ORDER]:
+    for metric in resamples.metrics:
         tables.append(compare_models(resamples, metric=metric, **options).assign(procedure=_BOOTSTRAP))
         for name, test in others.items() if metric == "auc" else ():
             try: tables.append(test().assign(procedure=name))
             except DataError as e: notes.append(f"{name}: not done. {e}")
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COMPARED), notes
+    return pd.concat(tables, ignore_index=True), notes
 
 # %% ../nbs/73_compare_files.ipynb #016-1b272b
 def _percent(metric): return f"{metric_named(metric).title}{' (%)' * (metric in _PERCENT)}"
@@ -299,7 +299,7 @@ def _picture(axes, alt, level=0.95):  # -> (alt, address)
     plt.close(figure)
     return alt, "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
 
-# %% ../nbs/73_compare_files.ipynb #028-8ad592
+# %% ../nbs/73_compare_files.ipynb #028-39a4f6
 def _section_read(result):
     files = _readable_files(result.files).assign(Model=result.files["model"].map(readable))
     return _Section("What was read", tables=(table_html(files, caption="Files"),), list=result.notes)
@@ -324,10 +324,14 @@ def _section_curves(result):
     return _Section("Curves", pictures=(_picture(roc, "ROC curves", level), _picture(precision, "Precision against recall", level)))
 
 
-def _band_options(result):  # a band is read by eye: fewer resamples will do
-    return {"n": min(500, result.settings.n), "seed": result.settings.seed, "level": result.settings.level}
+def _fewer(result, most):  # -> number
+    "Fewer resamples for what is read by eye or fitted anew in each, and fewer still of many cases, whose intervals are narrow."
+    return min(most, result.settings.n, max(100, 50_000_000 // result.scores.scores.size))
 
-# %% ../nbs/73_compare_files.ipynb #030-897511
+
+def _band_options(result): return {"n": _fewer(result, 500), "seed": result.settings.seed, "level": result.settings.level}
+
+# %% ../nbs/73_compare_files.ipynb #030-5fed20
 _CALIBRATION = ("brier", "ece", "calibration_slope", "calibration_intercept")
 
 
@@ -335,7 +339,7 @@ def _calibration(result):  # -> DataFrame
     "The usual measures of calibration with their intervals; no rows where the scores are no probabilities."
     scores, settings = result.scores, result.settings
     if scores.kind != "binary" or scores.scores.min() < 0 or scores.scores.max() > 1: return result.metrics.iloc[:0]
-    resamples = bootstrap_metrics(scores, _CALIBRATION, n=min(2000, settings.n), seed=settings.seed)  # each a fit: fewer than of the others
+    resamples = bootstrap_metrics(scores, _CALIBRATION, n=_fewer(result, 2000), seed=settings.seed)
     return intervals(resamples, level=settings.level)
 
 
@@ -413,7 +417,7 @@ def _section_methods(result, used):
     texts.append(f"Computed with fusion_nb {version('fusion_nb')}.")
     return _Section("Methods", texts=(" ".join(texts),), numbered=tuple(text for key, text in _REFERENCES.items() if key in used))
 
-# %% ../nbs/73_compare_files.ipynb #034-22094c
+# %% ../nbs/73_compare_files.ipynb #034-2b9acd
 def _command(result):  # -> text
     "The command line of this comparison, settings at their defaults left out but for the seed and the number of resamples."
     columns, settings, default = result.columns, result.settings, Settings()
@@ -433,8 +437,8 @@ def _section_again(result):
 
 
 def _title(result):
-    models = [readable(m) for m in result.scores.models]
-    return {1: models[0], 2: " against ".join(models)}.get(len(models), f"{len(models)} models on the same {len(result.scores):,} cases")
+    models, n = [readable(m) for m in result.scores.models], len(result.scores)
+    return {1: f"{models[0]} on {n:,} cases", 2: " against ".join(models)}.get(len(models), f"{len(models)} models on the same {n:,} cases")
 
 # %% ../nbs/73_compare_files.ipynb #035-7e67bc
 def report_html(

@@ -108,7 +108,18 @@ def cover(
     value = found["metric"].map(truth)
     return found.assign(hit=(found["low"] - 1e-12 <= value) & (value <= found["high"] + 1e-12), defined=found["low"].notna())[["method", "metric", "hit", "defined"]]
 
-# %% ../nbs/63_coverage.ipynb #013-029ce1
+# %% ../nbs/63_coverage.ipynb #013-a4d985
+def _first(resamples, k):
+    "The resamples of the first models."
+    return replace(resamples, values=resamples.values[:, :k], estimate=resamples.estimate[:k], models=resamples.models[:k])
+
+
+def _p(test, scores):
+    "The P-values of a test, NaN where it refuses."
+    table = _attempt(test, scores)
+    return pd.Series([np.nan]) if table is None else table["p"]
+
+# %% ../nbs/63_coverage.ipynb #014-68dcb7
 def reject(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -116,11 +127,11 @@ def reject(
     n: int = 2000, # resamples and permutations
 ) -> pd.DataFrame: # method, hit (the test rejects), defined
     "Which tests reject at 5% in one cohort where there is nothing to find."
-    scores = simulate_scores(setting, seed)
-    part = lambda k: replace(scores, models=scores.models[:k], scores=scores.scores[:, :k], thresholds=scores.thresholds[:, :k])
-    pair, three, repeated = part(2), part(3), setting.per_patient > 1
-    boot, family = (compare_models(bootstrap_metrics(s, "auc", n=n, seed=seed, threads=1)) for s in (pair, three))
-    border = noninferiority(bootstrap_metrics(scores, "auc", n=n, seed=seed, threads=1), reference="a", margin=_MARGIN)
+    scores, repeated = simulate_scores(setting, seed), setting.per_patient > 1
+    pair, three = (replace(scores, models=scores.models[:k], scores=scores.scores[:, :k], thresholds=scores.thresholds[:, :k]) for k in (2, 3))
+    drawn = bootstrap_metrics(scores, "auc", n=n, seed=seed, threads=1)
+    boot, family = (compare_models(_first(drawn, k)) for k in (2, 3))
+    border = noninferiority(drawn, reference="a", margin=_MARGIN)
     p = {"paired bootstrap, z": boot["p"], "paired bootstrap, percentile": boot["p_percentile"], "max-T, three models": family["p_max_t"],
          "Holm, three models": family["p_holm"], "DeLong": _p(delong_compare, pair), "omnibus, three models": _p(delong_omnibus, three),
          "permutation of ranks": permutation_compare(pair, n=n, seed=seed, threads=1)["p"],
@@ -133,13 +144,7 @@ def reject(
     else: p |= {"McNemar mid-P": mcnemar_compare(pair)["p"], "McNemar exact": mcnemar_compare(pair, method="exact")["p"]}
     return pd.DataFrame([{"method": name, "hit": values.min() <= .05, "defined": values.notna().any()} for name, values in p.items()])
 
-
-def _p(test, scores):
-    "The P-values of a test, NaN where it refuses."
-    table = _attempt(test, scores)
-    return pd.Series([np.nan]) if table is None else table["p"]
-
-# %% ../nbs/63_coverage.ipynb #016-f0f752
+# %% ../nbs/63_coverage.ipynb #017-f0f752
 def repeat(
     one: Callable, # `cover` or `reject`
     setting: Setting, # how

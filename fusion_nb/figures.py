@@ -79,19 +79,16 @@ def interval_text(
     sign = "+" if signed else ""
     return "{0:{3}} [{1:{3}}, {2:{3}}]".format(*(scale * v for v in (estimate, low, high)), sign + form).replace("-", "\N{MINUS SIGN}")
 
-# %% ../nbs/64_figures.ipynb #006-1313bd
-_PERFECT = {"calibration_slope": 1, "calibration_intercept": 0}  # better neither when higher nor when lower
-
-
+# %% ../nbs/64_figures.ipynb #006-8f7e16
 def _aim(metric):  # -> "higher is better"
     "What one wishes of a metric."
-    if metric in _PERFECT: return f"{_PERFECT[metric]} is perfect"
+    if metric_named(metric).perfect is not None: return f"{metric_named(metric).perfect} is perfect"
     return f"{'higher' if metric_named(metric).higher_is_better else 'lower'} is better"
 
 
 def _winner(metric, says):  # -> "; right of 0: the first is better"
     "On which side of 0 a difference is in favour of the first."
-    return "" if metric in _PERFECT else f"; {'right' if metric_named(metric).higher_is_better else 'left'} of 0: {says}"
+    return "" if metric_named(metric).perfect is not None else f"; {'right' if metric_named(metric).higher_is_better else 'left'} of 0: {says}"
 
 # %% ../nbs/64_figures.ipynb #008-5db575
 def _page(ax, height, width=6.5):

@@ -74,11 +74,11 @@ def _over_seeds(value, a, b):  # -> dict
     d = np.array([value[a, run] - value[b, run] for model, run in value if model == a and (b, run) in value])
     return {"seeds_mean": d.mean() if len(d) else np.nan, "seeds_sd": d.std(ddof=1) if len(d) > 1 else np.nan, "n_seeds": len(d)}
 
-# %% ../nbs/58_fusion_gain.ipynb #016-08084f
+# %% ../nbs/58_fusion_gain.ipynb #016-47fc46
 def _check_direction(metric):
     "Refuse a metric that is best at a value, not at an end: neither the higher nor the lower model is the better."
     title = metric_named(metric).title
-    if metric in ("calibration_slope", "calibration_intercept"):
+    if metric_named(metric).perfect is not None:
         raise DataError("a metric of which more, or less, is better", f"{title}, which is best at {int(metric.endswith('slope'))}", "Take 'brier' or 'log_loss'.")
 
 

@@ -227,7 +227,7 @@ def _margin_test(values, estimate, sign, margin, alpha):  # -> dict
     beyond = (1 + (sign * defined <= -margin).sum()) / (1 + len(defined))
     return {"difference": difference, "low": low, "high": high, "z": z, "p": norm.sf(z), "p_percentile": beyond, "n_undefined": len(d) - len(defined)}
 
-# %% ../nbs/57_paired_tests.ipynb #040-aebf87
+# %% ../nbs/57_paired_tests.ipynb #040-ff91b0
 def noninferiority(
     resamples: Resamples, # of `bootstrap_metrics`
     *,
@@ -243,6 +243,7 @@ def noninferiority(
     if not 0 < margin < np.inf: raise DataError("a margin above 0", f"{margin}", "Say how much worse is still acceptable: 0.02 of AUC, say.")
     if not 0 < alpha < 0.5: raise DataError("a one-sided level between 0 and 0.5", f"{alpha}", "0.025 is usual.")
     (values, estimate), kind = resamples.of(metric), metric_named(metric)
+    if kind.perfect is not None: raise DataError("a metric of which more, or less, is better", f"{metric!r}, of which {kind.perfect} is perfect")
     sign, models, rows = 1 if kind.higher_is_better else -1, resamples.models, []
     for a, b in _pairs(models, reference):
         row = {"model_a": models[a], "model_b": models[b], "metric": metric, **_margin_test(values[:, [a, b]], estimate[[a, b]], sign, margin, alpha)}

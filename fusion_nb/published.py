@@ -283,9 +283,8 @@ def replay(
     rows = [{**row, **empty, **_recomputed(row, resamples, names, published)} for row in published.rows.to_dict("records")]
     return pd.DataFrame([*_sizes(published, resamples.scores), *rows])
 
-# %% ../nbs/68_published.ipynb #029-7393f9
+# %% ../nbs/68_published.ipynb #029-ac6e4c
 _COUNTS = {"cases": "Cases", "positives": "Positives"}
-_MODEL, _DIFFERENCE = "Model", "Recomputed \N{MINUS SIGN} reported"
 
 
 def _what(row):
@@ -300,9 +299,10 @@ def _who(row): return readable(row["model"]) + (f" \N{MINUS SIGN} {readable(row[
 
 def _digits(row, value, more=0, sign=""):
     "A value with as many digits as were printed, or more."
-    if row["metric"] in _COUNTS: return f"{value:{sign},.0f}".replace("-", "\N{MINUS SIGN}")
+    if row["metric"] in _COUNTS: return f"{value:{sign if value else ''},.0f}".replace("-", "\N{MINUS SIGN}")
     if row["number"] == "p" and row["relation"] != "=" and not more: return p_text(value)
-    return f"{value * row['scale']:{sign}.{len(row['printed'].partition('.')[2]) + more}f}".replace("-", "\N{MINUS SIGN}")
+    digits = len(row["printed"].partition(".")[2]) + more
+    return f"{round(value * row['scale'], digits) + 0.0:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")  # 0.0 is added lest there be a minus zero
 
 
 def _bracketed(texts):
@@ -314,19 +314,18 @@ def _judged(rows):
     "The verdict on a line: of all its numbers."
     names = {"estimate": "estimate", "low": "lower limit", "high": "upper limit", "p": "P"}
     wrong = [names[r["number"]] for r in rows if r["verdict"] == "differs"]
-    if wrong: return f"DIFFERS: {', '.join(wrong)}"
-    return "as printed" if all(r["verdict"] == "as printed" for r in rows) else "within Monte Carlo error"
+    if wrong: return f"NO: {', '.join(wrong)}"
+    return "as printed" if all(r["verdict"] == "as printed" for r in rows) else "within error"
 
-# %% ../nbs/68_published.ipynb #030-c109bc
+# %% ../nbs/68_published.ipynb #030-ce3e47
 def _line(rows):
     "One line of the table."
     first, bound = rows[0], rows[0]["relation"] != "="
     sign = first["relation"] if bound else ""
-    line = {_MODEL: _who(first), "Number": _what(first), "Reported": sign + _bracketed([r["printed"] for r in rows])}
+    line = {"Model": _who(first), "Number": _what(first), "Reported": sign + _bracketed([r["printed"] for r in rows])}
     if any(r["verdict"] == "no predictions" for r in rows): return line
     return {**line, "Recomputed": _bracketed([_digits(r, r["recomputed"]) for r in rows]),
-            _DIFFERENCE: "–" if bound else _bracketed([_digits(r, r["difference"], 1, "+") for r in rows]),
-            "Allowed, \N{PLUS-MINUS SIGN}": "–" if bound else _bracketed([_digits(r, r["allowed"], 1) for r in rows]), "Verdict": _judged(rows)}
+            "Difference": "–" if bound else _bracketed([_digits(r, r["difference"], 1, "+") for r in rows]), "Agrees": _judged(rows)}
 
 
 def _lines(rows):  # -> lists of rows that make a line
@@ -337,11 +336,12 @@ def _lines(rows):  # -> lists of rows that make a line
 
 def replay_table(
     rows: pd.DataFrame, # of `replay`
-) -> pd.DataFrame: # Model, Number, Reported, Recomputed, Recomputed - reported, Allowed, Verdict: texts
+) -> pd.DataFrame: # Model, Number, Reported, Recomputed, Difference, Agrees (as printed, within error, NO: what does not): texts
     "What was recomputed, a line per model and metric."
     again = rows[rows["verdict"] != "no predictions"]
-    if again.empty: raise DataError("predictions of at least one published model", f"none of {', '.join(rows['model'].unique())}",
-                                    "The files must be called as the models of the published table are.")
+    if again["metric"].isin(_COUNTS).all():
+        raise DataError("predictions of at least one published model", f"none of {', '.join(rows['model'].unique())}",
+                        "Call the files as the models of the published table are, or give another table.")
     return pd.DataFrame([_line(part) for part in _lines(again)])
 
 
@@ -349,8 +349,8 @@ def missing_table(
     rows: pd.DataFrame, # of `replay`
 ) -> pd.DataFrame: # Model, and a column per metric: texts as printed; no rows where nothing is missing
     "What was published and cannot be recomputed, because no predictions were given."
-    lines = pd.DataFrame([_line(part) for part in _lines(rows[rows["verdict"] == "no predictions"])], columns=[_MODEL, "Number", "Reported"])
-    wide = lines.pivot(index=_MODEL, columns="Number", values="Reported").reindex(index=lines[_MODEL].unique(), columns=lines["Number"].unique())
+    lines = pd.DataFrame([_line(part) for part in _lines(rows[rows["verdict"] == "no predictions"])], columns=["Model", "Number", "Reported"])
+    wide = lines.pivot(index="Model", columns="Number", values="Reported").reindex(index=lines["Model"].unique(), columns=lines["Number"].unique())
     return wide.fillna("").rename_axis(columns=None).reset_index()
 
 # %% ../nbs/68_published.ipynb #032-46e0d0

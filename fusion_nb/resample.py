@@ -25,13 +25,14 @@ from .predictions import Scores
 from .schema import DataError, check_known
 from .survival import _harrell_tasks, harrell_c, uno_c
 
-# %% ../nbs/54_resample.ipynb #004-2342c0
+# %% ../nbs/54_resample.ipynb #004-2b7e1b
 @dataclass(frozen=True)
 class Metric:
     "A metric and what a table or a comparison must know about it."
     title: str # for tables and axes
     function: Callable # metric(label, score, *, counts=None), or metric(time, event, risk, *, counts=None)
     higher_is_better: bool = True # False for the Brier score and its like
+    perfect: float | None = None # the best value of a metric that can be too high and too low
     kinds: tuple = ("binary",) # of Scores: binary, multiclass, survival
     needs_threshold: bool = False # takes `threshold=` too
     exchange: str = "ranks" # what a permutation test exchanges between two models: ranks, calls or scores
@@ -46,7 +47,7 @@ def _at_threshold(name, title, kinds=("binary",)):
         return _of_confusion(name, threshold)(found[0].T.reshape(-1, n, n))
     return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, exchange="calls", tasks=_confusion_tasks, finish=finish)
 
-# %% ../nbs/54_resample.ipynb #006-fc7af4
+# %% ../nbs/54_resample.ipynb #006-f06ae6
 def _class_tasks(label, score, unit):
     "An AUC for each class, and the number of cases of each."
     of_class = [task for c in range(score.shape[1]) for task in _auc_tasks((label == c).astype(np.int64), score[:, c], unit)]
@@ -80,8 +81,8 @@ METRICS = {
     "log_loss": Metric("Log loss", log_loss, kinds=_BOTH, **_LOWER),
     "ece": Metric("Calibration error", calibration_error, **_LOWER),
     "ece_equal_mass": Metric("Calibration error, bins of equal size", partial(calibration_error, equal_mass=True), **_LOWER),
-    "calibration_slope": Metric("Calibration slope", calibration_slope, exchange="scores"),
-    "calibration_intercept": Metric("Calibration intercept", calibration_intercept, exchange="scores"),
+    "calibration_slope": Metric("Calibration slope", calibration_slope, perfect=1, exchange="scores"),
+    "calibration_intercept": Metric("Calibration intercept", calibration_intercept, perfect=0, exchange="scores"),
     "macro_auc": Metric("AUC, mean of the classes", class_auc, kinds=("multiclass",), tasks=_class_tasks, finish=_macro),
     "weighted_auc": Metric("AUC, weighted mean of the classes", partial(class_auc, average="weighted"), kinds=("multiclass",), tasks=_class_tasks,
                            finish=_weighted),

@@ -241,6 +241,19 @@ def test_report_says_what_a_reviewer_asks(two):
     assert "No patient id" not in text
 
 
+def test_many_pairs_are_counted(tmp_path):
+    for name in "de": write(tmp_path, "a")[0].rename(tmp_path / f"{name}.csv")
+    paths = [*write(tmp_path, "abc"), tmp_path / "d.csv", tmp_path / "e.csv"]
+    result = compare_files(paths, **COLUMNS, settings=replace(FEW, metrics=("auc",)))
+    rows = result.comparisons[result.comparisons["procedure"] == "paired bootstrap"]
+    n = (rows["p_holm"] < .05).sum()
+    assert 0 < n < 10 and f"- {n} of 10 pairs differ in AUC (P < 0.05 after Holm's correction); of the others no difference was shown." in str(result)
+    few = compare_files(paths[:4], **COLUMNS, settings=replace(FEW, metrics=("auc",), reference="c"))
+    assert str(few).count("difference") == 3, "three sentences are still read"
+    clear = rows.assign(p_holm=[.9] + 9 * [.01])
+    assert module._in_words(clear) == ["9 of 10 pairs differ in AUC (P < 0.05 after Holm's correction); no difference was shown between a and b."]
+
+
 def test_names_are_escaped(tmp_path):
     paths = [p.rename(p.with_name(f"<b>{p.name}")) for p in write(tmp_path)]
     html = report_html(compare_files(paths, **COLUMNS, settings=FEW))

@@ -154,7 +154,7 @@ def test_kernel_equals_numpy_to_the_last_bit(n, decimals, censored):
             if np.isfinite(got[r]): assert got[r] == harrell_c(time[rows], event[rows], risk[rows])
 
 
-@pytest.mark.parametrize("n", [257, 258])  # 257 x 255 = 65,535, the largest that 16 bits hold
+@pytest.mark.parametrize("n", [257, 258, 500])  # 257 x 255 = 65,535, the largest that 16 bits hold
 def test_kernel_is_exact_where_counts_outgrow_16_bits(n):
     time, event, risk = made(0, n, decimals=1, censored=.2)
     counts = np.full((_LANES, n), 255)

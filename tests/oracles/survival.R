@@ -1,5 +1,5 @@
 # The answers of R's survival package to survival.csv, written to survival_r.json.
-# Run once, in this folder, after survival.py: Rscript survival.R     (Debian: apt-get install r-base-core r-cran-jsonlite)
+# Run once, in this folder, after survival.py: Rscript survival.R     (Debian: apt-get install r-base-core r-cran-survival r-cran-jsonlite)
 suppressPackageStartupMessages({library(survival); library(jsonlite)})
 rows <- read.csv("survival.csv")
 answers <- fromJSON("survival.json", simplifyVector = FALSE)$cases
