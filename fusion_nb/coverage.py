@@ -119,7 +119,7 @@ def _p(test, scores):
     table = _attempt(test, scores)
     return pd.Series([np.nan]) if table is None else table["p"]
 
-# %% ../nbs/63_coverage.ipynb #014-68dcb7
+# %% ../nbs/63_coverage.ipynb #014-c12e6a
 def reject(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -136,7 +136,7 @@ def reject(
          "Holm, three models": family["p_holm"], "DeLong": _p(delong_compare, pair), "omnibus, three models": _p(delong_omnibus, three),
          "permutation of ranks": permutation_compare(pair, n=n, seed=seed, threads=1)["p"],
          "permutation of calls, accuracy": permutation_compare(pair, "accuracy", n=n, seed=seed, threads=1)["p"],
-         "non-inferiority at its border (2.5%)": 2 * border.loc[border["model_a"] == "worse", "p"]}
+         "non-inferiority at its border, one-sided": border.loc[border["model_a"] == "worse", "p"]}
     if repeated:
         rows = replace(pair, cases=pair.cases.assign(group=None))
         p |= {"paired bootstrap, rows drawn singly": compare_models(bootstrap_metrics(pair, "auc", n=n, seed=seed, cluster=False, threads=1))["p"],

@@ -172,7 +172,7 @@ def decision_bands(
     bands = _bands(scores, ("threshold", grid), "net_benefit", partial(_net_benefit_at, grid), n=n, seed=seed, level=level)
     return bands.assign(treat_all=curves["treat_all"], treat_none=curves["treat_none"])
 
-# %% ../nbs/66_curves.ipynb #023-fd9a8a
+# %% ../nbs/66_curves.ipynb #023-6c814f
 @_styled()
 def plot_decision_curve(
     bands: pd.DataFrame, # from `decision_bands`
@@ -191,7 +191,7 @@ def plot_decision_curve(
     policy = bands[bands["model"] == bands["model"].iloc[0]]
     ax.plot(policy["threshold"], policy["treat_all"], color=_FAINT, linewidth=1, linestyle=_LINES[3], zorder=1, label="Treat all")
     ax.plot(policy["threshold"], policy["treat_none"], color=_FAINT, linewidth=1, zorder=1, label="Treat none")
-    top = bands[["net_benefit", "treat_all"]].max(axis=None)
+    top = max(bands[["net_benefit", "treat_all"]].max(axis=None), 1e-3)  # with hardly a positive, nothing is above 0
     ax.set(xlim=(0, 1), ylim=(-0.15 * top, 1.1 * top), xlabel="Threshold: act from this probability on", ylabel="Net benefit")
     _legend_beside(ax, None)
     return _head(ax, "Decision curve", note, synthetic)

@@ -231,7 +231,7 @@ def _jobs(scores, metrics):
             at = 0.5 if scores.thresholds is None else scores.thresholds[:, m]
             yield _Job(metric, (model, of_class), outcome, score, {"threshold": at} if metric.needs_threshold else {})
 
-# %% ../nbs/54_resample.ipynb #023-4913e9
+# %% ../nbs/54_resample.ipynb #023-c68eab
 def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
     "Every job on `n` resamples that `fill(counts, scratch, first)` draws, 64 at a time and the blocks shared among the threads."
     tasks = {}
@@ -240,18 +240,23 @@ def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
             tasks[_task_key(job)] = job.metric.tasks(*job.outcome, job.score, unit, **job.options)
     blocks = -(-n // _LANES)
     found = {key: [np.empty((blocks, task.size, _LANES)) for task in each] for key, each in tasks.items()}
-    plain = {j: np.empty((blocks, _LANES)) for j, job in enumerate(jobs) if job.metric.tasks is None}
+    plain, stop = {j: np.empty((blocks, _LANES)) for j, job in enumerate(jobs) if job.metric.tasks is None}, []
 
     def work(thread):
         counts, scratch = np.empty((n_units, _LANES), np.uint8), np.empty((_LANES, n_units), np.uint8)
         for b in range(thread, blocks, threads):
+            if stop: return
             fill(counts, scratch, b * _LANES)
             for key, each in tasks.items():
                 for task, out in zip(each, found[key]): task.kernel(counts, *task.arrays, out[b])
             rows = counts[unit].T if plain else None
             for j, out in plain.items(): out[b] = jobs[j].plain(rows)
 
-    with ThreadPoolExecutor(threads) as pool: list(pool.map(work, range(threads)))
+    with ThreadPoolExecutor(threads) as pool:
+        try: list(pool.map(work, range(threads)))
+        except BaseException:  # Ctrl-C too: the other threads need not finish
+            stop.append(True)
+            raise
     flat = {key: [out.transpose(1, 0, 2).reshape(out.shape[1], -1)[:, :n] for out in each] for key, each in found.items()}
     return np.stack([job.metric.finish(flat[_task_key(job)], **job.options) if j not in plain else plain[j].ravel()[:n]
                      for j, job in enumerate(jobs)], axis=1)

@@ -198,7 +198,7 @@ def _cell(value, left, tag="td"):  # -> HTML
     if not left: text = text.replace(", ", ",&nbsp;")  # a line may break before an interval, not inside it
     return f'<{tag}{"" if left else " class=num"}>{text}</{tag}>'
 
-# %% ../nbs/65_tables.ipynb #029-398b76
+# %% ../nbs/65_tables.ipynb #029-d9c9a2
 def table_html(
     table: pd.DataFrame, # of texts, as the functions above make them
     *,
@@ -210,7 +210,7 @@ def table_html(
     if table.empty: raise DataError("a table with at least one row", f"{len(table)} rows and {table.shape[1]} columns")
     first = table.iloc[:, 0].astype(str)
     new = (first != first.shift()).to_numpy()
-    left = [i == 0 or not table.iloc[:, i].astype(str).str.contains(r"\d").any() for i in range(table.shape[1])]
+    left = [i == 0 or not table.iloc[:, i].astype(str).str.match(r"[<+\N{MINUS SIGN}-]?\d").any() for i in range(table.shape[1])]
     head = "".join(_cell(c, l, "th") for c, l in zip(table.columns, left))
     body = "".join(_row(values, left, starts, group=not new.all()) for values, starts in zip(table.itertuples(index=False), new))
     mark = '<span class="synthetic">synthetic data</span>' if synthetic else ""

@@ -15,7 +15,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from fusion_nb.data.breast_lesions import read_breast_lesions
 from fusion_nb.data.images import decode_images
@@ -23,14 +25,18 @@ from fusion_nb.data.paired import Columns
 from fusion_nb.data.synthetic import make_paired, read_synthetic
 from fusion_nb.fusion import MODELS
 from fusion_nb.launch import StudyError, check_parameters, read_parameters, run_study
-from fusion_nb.metrics import METRICS
-from fusion_nb.predictions import score_matrix
+from fusion_nb.metrics import auc
+from fusion_nb.operating_point import choose_threshold, read_fitted
+from fusion_nb.predictions import prediction_rows, score_matrix
 from fusion_nb.runs import read_json
+from fusion_nb.schema import DataError
 from fusion_nb.splits import holdout, kfold
-from fusion_nb.study import Recipe, cross_fit, make_fold, train_model
+from fusion_nb.study import Recipe, calibrate, cross_fit, make_fold, on_validation, train_model
 from fusion_nb.train import TrainConfig
 
 STUDY = "imaging_clinical"
+RANKING, PROBABILITIES = {"auc", "average_precision", "specificity_at_95_sensitivity"}, {"brier", "ece", "calibration_slope"}
+CALLS = {"sensitivity", "specificity", "accuracy", "f1"}
 SMALL = {"n_patients": 120, "image_size": 16, "models": ["image_only", "table_only", "learned_concat"], "epochs": 30, "patience": 30,
          "seeds": [0], "seed": 1, "tta": 1, "n_resamples": 200, "n_permutations": 2, "jobs": 1}
 
@@ -51,12 +57,18 @@ def tables(run):
 
 @pytest.fixture(scope="module")
 def best(tables):
-    """The test rows of each model's best run, chosen here again: the one with the highest AUC on validation."""
+    """The rows of each model's best run, chosen here again: the one with the highest AUC on validation."""
     pred = tables["predictions"]
     val = pred[pred["split"] == "val"].groupby(["model", "run"])[["label", "score_malignant"]]
     auc = val.apply(lambda rows: roc_auc_score(rows["label"], rows["score_malignant"]))
     chosen = {model: auc[model].idxmax() for model in auc.index.unique("model")}
-    return pred[(pred["split"] == "test") & (pred["run"] == pred["model"].map(chosen))]
+    return pred[pred["run"] == pred["model"].map(chosen)]
+
+
+def parts(rows, model):
+    """Label and score of one model on validation and on test."""
+    rows = rows[rows["model"] == model]
+    return [(part["label"].to_numpy(), part["score_malignant"].to_numpy()) for part in (rows[rows["split"] == split] for split in ("val", "test"))]
 
 
 def auc_of(tables, model): return tables["metrics"].query("model == @model and metric == 'auc'").iloc[0]
@@ -66,10 +78,13 @@ def test_run_is_finished_and_complete(run):
     record = read_json(run / "record.json")
     assert record["status"] == "finished" and record["attempt"] == 1 and record["seeds"] == {"seeds": [0, 1], "seed": 0}
     files = ["executed.ipynb", "executed.html", "report.html", "summary.json"]
-    files += [f"{name}.parquet" for name in ("predictions", "histories", "metrics", "metrics_ensemble", "comparisons", "importance")]
+    files += [f"{name}.parquet" for name in (
+        "predictions", "histories", "metrics", "metrics_calibrated", "metrics_ensemble", "operating_points", "seeds", "fusion_gain", "comparisons", "tests_agree", "importance")]
     files += [f"tables/{name}.{kind}" for kind in ("html", "csv", "parquet") for name in (
-        "cohort", "splits", "missingness", "models", "results_best_run", "results_ensemble", "comparisons_auc", "comparisons_specificity_at_95_sensitivity", "importance", "truth")]
-    files += [f"figures/{name}.{kind}" for kind in ("png", "svg") for name in ("training_loss", "roc", "differences", "importance", "examples")]
+        "cohort", "splits", "missingness", "models", "results_best_run", "results_operating_point", "results_calibration", "results_ensemble", "fusion_gain", "comparisons_auc",
+        "comparisons_specificity_at_95_sensitivity", "tests_agree", "importance", "truth")]
+    files += [f"figures/{name}.{kind}" for kind in ("png", "svg") for name in (
+        "training_loss", "roc", "precision_recall", "resamples", "differences", "reliability", "decision_curve", "importance", "examples")]
     assert not [name for name in files if not (run / name).is_file() or not (run / name).stat().st_size]
 
 
@@ -85,7 +100,7 @@ def test_report_loads_nothing_and_shows_everything(run):
     html = (run / "report.html").read_text().replace("&nbsp;", " ").replace("\xa0", " ")  # inside an interval no line breaks
     assert not re.search(r"<(script|link|iframe)\b|@import|url\(", html)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:\w+:)?//""", html)
-    assert html.count("data:image/png") == 5, "a figure is missing"
+    assert html.count("data:image/png") == 9, "a figure is missing"
     assert "What this study cannot say" in html and "How the pairs were made" in html
     for shown in pd.read_csv(run / "tables" / "results_best_run.csv")["AUC"]: assert shown in html
 
@@ -104,23 +119,53 @@ def test_everything_is_marked_as_synthetic(run):
     assert len(pages) > 15 and not [page.name for page in pages if not stamp.search(page.read_text())]
 
 
-def test_every_model_has_every_metric_with_an_interval(tables):
-    for name in ("metrics", "metrics_ensemble"):
-        rows = tables[name]
-        assert {"model", "metric", "estimate", "low", "high", "n", "n_groups"} <= set(rows.columns)
-        assert set(zip(rows["model"], rows["metric"])) == {(m, k) for m in (*MODELS, "late_fusion") for k in METRICS} and not rows.duplicated(["model", "metric"]).any()
-        assert np.isfinite(rows[["estimate", "low", "high"]]).all(axis=None) and (rows["low"] < rows["high"]).all()
-        assert rows["estimate"].between(rows["low"], rows["high"]).all() and rows["high"].between(0, 1).all()
+@pytest.mark.parametrize("name, metrics", [("metrics", RANKING | CALLS | PROBABILITIES), ("metrics_ensemble", RANKING | CALLS), ("metrics_calibrated", PROBABILITIES)])
+def test_every_model_has_every_metric_with_an_interval(tables, name, metrics):
+    rows = tables[name]
+    assert {"model", "metric", "estimate", "low", "high", "low_mc", "high_mc", "n", "n_groups"} <= set(rows.columns)
+    assert set(zip(rows["model"], rows["metric"])) == {(m, k) for m in (*MODELS, "late_fusion") for k in metrics} and not rows.duplicated(["model", "metric"]).any()
+    assert np.isfinite(rows[["estimate", "low", "high"]]).all(axis=None) and (rows["low"] < rows["high"]).all() and not rows["n_undefined"].any()
+    assert rows[rows["metric"] != "calibration_slope"][["low", "high"]].stack().between(0, 1).all()
+    inside = rows[rows["metric"] != "ece"]  # chance adds to the error of every resample: the report says so
+    assert inside["estimate"].between(inside["low"], inside["high"]).all()
+    assert set(rows["method"].str.split().str[0]) <= {"20,000", "5,000"} and (rows[["low_mc", "high_mc"]].max(axis=1) < .05 * (rows["high"] - rows["low"])).all()
 
 
 def test_metrics_are_those_of_the_predictions(tables, best):
-    """Every AUC and Brier score again, by scikit-learn, from the rows of the prediction table."""
-    for model, rows in best.groupby("model"):
+    """Again by scikit-learn, from the rows of the prediction table."""
+    for model, rows in best[best["split"] == "test"].groupby("model"):
         known = tables["metrics"][tables["metrics"]["model"] == model].set_index("metric")
-        assert known["estimate"]["auc"] == pytest.approx(roc_auc_score(rows["label"], rows["score_malignant"]), abs=1e-12)
-        assert known["estimate"]["brier"] == pytest.approx(brier_score_loss(rows["label"], rows["score_malignant"]), abs=1e-12)
+        for name, metric in {"auc": roc_auc_score, "average_precision": average_precision_score, "brier": brier_score_loss}.items():
+            assert known["estimate"][name] == pytest.approx(metric(rows["label"], rows["score_malignant"]), abs=1e-12)
         assert set(known["n"]) == {len(rows)} and set(known["n_groups"]) == {rows["group"].nunique()}
     assert rows["group"].nunique() < len(rows), "several cases of a patient, so that the two counts differ"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_thresholds_come_from_validation(tables, best, model):
+    """By hand, on the scores as trained: a rising line changes no call."""
+    (label, score), (test_label, test_score) = parts(best, model)
+    sensitivity = {t: (score[label == 1] >= t).mean() for t in score}
+    called = test_score >= max(t for t, share in sensitivity.items() if share >= .95)
+    known = tables["metrics"][tables["metrics"]["model"] == model].set_index("metric")["estimate"]
+    assert known["sensitivity"] == pytest.approx(called[test_label == 1].mean()) and known["specificity"] == pytest.approx(1 - called[test_label == 0].mean())
+    youden = {t: share - (score[label == 0] >= t).mean() for t, share in sensitivity.items()}
+    right = {((test_score >= t) == test_label).mean().round(9) for t, j in youden.items() if j > max(youden.values()) - 1e-12}
+    assert known["accuracy"].round(9) in right
+
+
+def test_calibration_comes_from_validation(run, tables, best):
+    """Platt's line by scikit-learn; and the saved calibrator and threshold give the calls of the report."""
+    model = tables["fusion_gain"]["model_a"].iloc[0]
+    (label, score), (test_label, test_score) = parts(best, model)
+    line = LogisticRegression(C=np.inf, tol=1e-10).fit(logit(score)[:, None], label)
+    known = tables["metrics_calibrated"][tables["metrics_calibrated"]["model"] == model].set_index("metric")["estimate"]
+    assert known["brier"] == pytest.approx(brier_score_loss(test_label, line.predict_proba(logit(test_score)[:, None])[:, 1]), abs=1e-5)
+    calibrator, threshold = (read_fitted(run / "operating_point" / f"{model}-fold0-{what}.json") for what in ("calibrator", "threshold"))
+    called = calibrator.apply(test_score) >= threshold.value
+    known = tables["metrics"][tables["metrics"]["model"] == model].set_index("metric")["estimate"]
+    assert known["sensitivity"] == called[test_label == 1].mean() and known["specificity"] == pytest.approx(1 - called[test_label == 0].mean())
+    assert threshold.target == .95 and threshold.n == calibrator.n == len(label)
 
 
 def test_report_shows_the_metrics(run, tables):
@@ -136,6 +181,28 @@ def test_every_pair_is_compared(tables):
     assert np.allclose(rows["difference"], auc[rows["model_a"]].to_numpy() - auc[rows["model_b"]].to_numpy(), atol=1e-12)
     assert rows["difference"].between(rows["low"], rows["high"]).all()
     assert (rows["p"] <= rows["p_bh"]).all() and (rows["p_bh"] <= rows["p_holm"]).all() and (rows["p"] < rows["p_holm"]).any()
+    assert (rows["p_max_t"] < rows["p_holm"] + .02).all() and (rows["p_max_t"] < rows["p_holm"] - .1).any()
+
+
+def test_fusion_is_set_against_what_validation_chose(run, tables, best):
+    on_val = {model: roc_auc_score(*parts(best, model)[0]) for model in MODELS}
+    single, fused = (max(names, key=on_val.get) for names in (["image_only", "table_only"], [m for m in MODELS if m not in ("image_only", "table_only")]))
+    gain = tables["fusion_gain"]
+    assert gain[["model_a", "model_b"]].values.tolist() == [[fused, single], [fused, "late_fusion"]] and set(gain["n_seeds"]) == {2}
+    auc = tables["metrics"].query("metric == 'auc'").set_index("model")["estimate"]
+    assert np.allclose(gain["difference"], auc[fused] - auc[gain["model_b"]].to_numpy(), atol=1e-12)
+    runs = tables["predictions"].query("split == 'test'").groupby(["model", "run"])[["label", "score_malignant"]]
+    auc = runs.apply(lambda rows: roc_auc_score(rows["label"], rows["score_malignant"]))
+    by_seed = [auc[fused] - auc[other] for other in gain["model_b"]]
+    assert np.allclose(gain[["seeds_mean", "seeds_sd"]], [[d.mean(), d.std()] for d in by_seed], atol=1e-12)
+    assert list(pd.read_csv(run / "tables" / "fusion_gain.csv")["Over seeds, mean ± sd"]) == [f"{d.mean():+.3f} ± {d.std():.3f} (2)" for d in by_seed]
+
+
+def test_tests_agree(tables):
+    rows = tables["tests_agree"].set_index("by")
+    assert list(rows.index) == ["Bootstrap, z", "Bootstrap, percentiles", "DeLong", "Permutation of ranks"]
+    assert np.ptp(rows["difference"]) < 1e-12 and (rows["p"] < .001).all() and rows.loc[["Bootstrap, z", "DeLong"], "z"].pct_change().abs().iloc[1] < .1
+    assert rows.loc["DeLong", ["low", "high"]].astype(float).to_numpy() == pytest.approx(rows.loc["Bootstrap, z", ["low", "high"]].astype(float).to_numpy(), abs=.01)
 
 
 def test_prediction_table_keeps_patients_apart(tables):
@@ -165,7 +232,10 @@ def test_planted_interaction_is_found(run, tables):
         for single in ("image_only", "table_only"): assert auc_of(tables, fused)["low"] > auc_of(tables, single)["high"]
         assert auc_of(tables, fused)["low"] < truth.loc["Both", "Best possible AUC"], "better than possible: the label has leaked"
     headline = read_json(run / "summary.json")["headline"]
-    assert f"{chosen.replace('_', ' ')} has a higher auc than image only and table only" in headline.lower() and headline in (run.parent.parent / "index.html").read_text().replace("&#39;", "'")
+    single, = tables["fusion_gain"].query("against == 'best single modality'")["model_b"]
+    other, = {"image_only", "table_only"} - {single}
+    said = f"{chosen} has a higher auc than {single}, the best single modality on validation, and than {other}; it was shown to be better".replace("_", " ")
+    assert said in headline.lower() and headline in (run.parent.parent / "index.html").read_text().replace("&#39;", "'")
 
 
 # ---- the same again
@@ -287,6 +357,49 @@ def test_a_fit_is_not_taken_for_that_of_other_data(tiny, tmp_path):
     assert first.equals(again) and len(list(tmp_path.iterdir())) == 2
 
 
+def toy_predictions(split=("val", "test"), n=40, seed=0):
+    """Two folds of one model; in fold 1 validation ranks the cases the wrong way round."""
+    rng, tables = np.random.default_rng(seed), []
+    for fold, sign in enumerate((1, -1)):
+        for part in split:
+            label = rng.integers(0, 2, n)
+            cases = pd.DataFrame({"case_id": [f"{fold}{part}{i:02d}" for i in range(n)], "label": label, "split": part})
+            tables.append(prediction_rows(cases, expit(sign * (2 * label - 1) + rng.normal(size=n)), model="toy", fold=fold))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_the_test_part_has_no_say_in_calibration_and_thresholds():
+    pred = toy_predictions()
+    test = pred["split"] == "test"
+    wrong = pred.assign(label=pred["label"].where(~test, 1 - pred["label"]), score_positive=pred["score_positive"].where(~test, .5))
+    assert calibrate(wrong)[1] == calibrate(pred)[1] and on_validation(wrong, choose_threshold) == on_validation(pred, choose_threshold)
+    val = wrong.assign(label=wrong["label"].where(wrong.index > 0, 1 - wrong["label"]))  # so that this can fail
+    assert calibrate(val)[1] != calibrate(pred)[1]
+
+
+def test_scores_stay_where_validation_cannot_teach():
+    pred = toy_predictions()
+    parted = pred.assign(score_positive=pred["score_positive"].where(pred["fold"] == 1, .2 + .6 * pred["label"]))
+    for table, taught in ((pred, [True, False]), (parted, [False, False])):
+        done, fitted = calibrate(table)
+        assert [fitted["toy", fold] is not None for fold in (0, 1)] == taught
+        for fold in (0, 1): assert done.loc[done["fold"] == fold, "score_positive"].equals(table.loc[table["fold"] == fold, "score_positive"]) != taught[fold]
+
+
+def test_calibrated_rows_are_those_of_their_fold():
+    pred = toy_predictions().sample(frac=1, random_state=0)  # in any order, with any index
+    pred.index = np.zeros(len(pred), int)
+    done, fitted = calibrate(pred)
+    mine = (pred["fold"] == 0).to_numpy()
+    assert done["case_id"].equals(pred["case_id"]) and np.array_equal(done["score_positive"].to_numpy()[mine], fitted["toy", 0].apply(pred["score_positive"].to_numpy()[mine]))
+
+
+@pytest.mark.parametrize("change, got", [(lambda p: pd.concat([p, p.assign(run=1)]), "2 runs of 'toy' in fold 0"),
+                                         (lambda p: p[(p["split"] == "test") | (p["fold"] == 0)], "no validation of 'toy' in fold 1")])
+def test_one_run_with_validation_is_asked_for(change, got):
+    with pytest.raises(DataError, match=got): on_validation(change(toy_predictions()), auc)
+
+
 # ---- real data
 
 @pytest.fixture(scope="module")
@@ -371,4 +484,5 @@ def test_null_cohort_shows_nothing(repo, tmp_path):
     assert (rows["metric"] == "auc").sum() == 45 and rows["p_holm"].min() > .05
     auc = pd.read_parquet(folder / "metrics.parquet").query("metric == 'auc'")
     assert auc["estimate"].between(.38, .62).all()
-    assert "was not shown to be better than image only or table only" in read_json(folder / "summary.json")["headline"]
+    assert re.search(r"was not shown to be better than (image|table) only, the best single modality on validation; it was not shown to be better than untrained late fusion",
+                     read_json(folder / "summary.json")["headline"])
