@@ -23,7 +23,7 @@ from .predictions import Scores
 from .resample import bootstrap_metrics, intervals
 from .schema import DataError, check_columns
 
-# %% ../nbs/63_coverage.ipynb #004-012a6d
+# %% ../nbs/63_coverage.ipynb #004-ba1ee7
 @dataclass(frozen=True)
 class Setting:
     "How the simulated cohorts are made."
@@ -51,7 +51,7 @@ def _shifts(setting):
     "How much higher the positives score, by model."
     return np.sqrt(2) * norm.ppf([setting.auc] * 3 + [setting.auc - _MARGIN])
 
-
+# %% ../nbs/63_coverage.ipynb #005-b58251
 def simulate_scores(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -71,7 +71,7 @@ def simulate_scores(
     models = ("a", "b", "c", "worse")
     return Scores(cases, models, score).at(dict(zip(models, shift / 2)))
 
-# %% ../nbs/63_coverage.ipynb #007-e5ea62
+# %% ../nbs/63_coverage.ipynb #008-e5ea62
 def true_values(
     setting: Setting, # how
 ) -> dict: # metric -> its value in an endless cohort
@@ -80,7 +80,7 @@ def true_values(
     half = norm.cdf(shift / 2)  # sensitivity and specificity at the threshold between the classes
     return {"auc": setting.auc, "specificity_at_95_sensitivity": norm.cdf(shift + norm.ppf(.05)), "accuracy": half, "sensitivity": half}
 
-# %% ../nbs/63_coverage.ipynb #010-cea84f
+# %% ../nbs/63_coverage.ipynb #011-cea84f
 def _attempt(function, *args, **options):
     "A table, or None where the method refuses."
     try: return function(*args, **options)
@@ -108,7 +108,7 @@ def cover(
     value = found["metric"].map(truth)
     return found.assign(hit=(found["low"] - 1e-12 <= value) & (value <= found["high"] + 1e-12), defined=found["low"].notna())[["method", "metric", "hit", "defined"]]
 
-# %% ../nbs/63_coverage.ipynb #013-a4d985
+# %% ../nbs/63_coverage.ipynb #014-a4d985
 def _first(resamples, k):
     "The resamples of the first models."
     return replace(resamples, values=resamples.values[:, :k], estimate=resamples.estimate[:k], models=resamples.models[:k])
@@ -119,7 +119,7 @@ def _p(test, scores):
     table = _attempt(test, scores)
     return pd.Series([np.nan]) if table is None else table["p"]
 
-# %% ../nbs/63_coverage.ipynb #014-c12e6a
+# %% ../nbs/63_coverage.ipynb #015-c12e6a
 def reject(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -144,7 +144,7 @@ def reject(
     else: p |= {"McNemar mid-P": mcnemar_compare(pair)["p"], "McNemar exact": mcnemar_compare(pair, method="exact")["p"]}
     return pd.DataFrame([{"method": name, "hit": values.min() <= .05, "defined": values.notna().any()} for name, values in p.items()])
 
-# %% ../nbs/63_coverage.ipynb #017-f0f752
+# %% ../nbs/63_coverage.ipynb #018-f0f752
 def repeat(
     one: Callable, # `cover` or `reject`
     setting: Setting, # how

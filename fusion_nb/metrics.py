@@ -6,14 +6,17 @@
 __all__ = ['check_scores', 'roc_counts', 'auc', 'specificity_at_sensitivity', 'sensitivity_at_specificity', 'roc_points',
            'average_precision', 'class_auc', 'confusion_counts', 'threshold_metric']
 
-# %% ../nbs/51_metrics.ipynb #002-8dff10
+# %% ../nbs/51_metrics.ipynb #002-0daa2f
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from .schema import DataError, check_known
 
@@ -116,7 +119,32 @@ def _segments(label, score, unit, split_positives=False):  # -> unit (N,), kind 
     cut = np.flatnonzero(np.r_[True, ~same])
     return unit[order].astype(np.uint32), kind[cut].astype(np.uint8), np.r_[first[cut], len(order)].astype(np.uint32)
 
-# %% ../nbs/51_metrics.ipynb #020-61cde7
+# %% ../nbs/51_metrics.ipynb #021-8d29b1
+_AHEAD = 16  # rows
+
+
+@intrinsic
+def _prefetch(typing_context, counts, row):
+    "Ask for a row of a two-dimensional array, without waiting for it."
+    def generate(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        index = [context.cast(builder, args[1], signature.args[1], types.intp), context.get_constant(types.intp, 0)]
+        pointer = cgutils.get_item_pointer(context, builder, signature.args[0], array, index, wraparound=False)
+        signed = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, signed, signed, signed])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(ask, [builder.bitcast(pointer, cgutils.voidptr_t), signed(0), signed(3), signed(1)])  # to read, to keep, data
+        return context.get_dummy_value()
+    return types.void(counts, row), generate
+
+
+@_compiled
+def _row(counts, unit, i):
+    "The counts of the unit in row `i`; those of a later row are asked for."
+    _prefetch(counts, unit[min(i + np.uint32(_AHEAD), np.uint32(len(unit) - 1))])
+    return counts[unit[i]]
+
+# %% ../nbs/51_metrics.ipynb #022-f2cfa0
 @_compiled
 def _auc_kernel(counts, unit, positive, kind, start, out):
     "Twice the pairs in the right order plus the tied ones, over twice the pairs."
@@ -125,12 +153,12 @@ def _auc_kernel(counts, unit, positive, kind, start, out):
     for s in range(len(kind)):
         if kind[s] == 1:
             for i in range(start[s], start[s + 1]):
-                row = counts[unit[i]]
+                row = _row(counts, unit, i)
                 for k in range(_LANES): n_pos[k] += row[k]
             continue
         for k in range(_LANES): neg[k] = tied[k] = 0
         for i in range(start[s], start[s + 1]):
-            row, into = counts[unit[i]], tied if positive[i] else neg
+            row, into = _row(counts, unit, i), tied if positive[i] else neg
             for k in range(_LANES): into[k] += row[k]
         for k in range(_LANES):
             above[k] += np.uint64(neg[k]) * (np.uint64(2) * n_pos[k] + tied[k])
@@ -144,7 +172,7 @@ def _auc_tasks(label, score, unit):  # -> list of _Task
     unit, kind, start = _segments(label, score, unit)
     return [_Task(_auc_kernel, (unit, label[np.argsort(-score, kind="stable")] == 1, kind, start))]
 
-# %% ../nbs/51_metrics.ipynb #022-fdde29
+# %% ../nbs/51_metrics.ipynb #024-fdde29
 def _run_tasks(tasks, counts):  # -> list of (size, R)
     "Every task on a block of counts (U, R) uint8; for tests and for what is too small to need threads."
     blocks = [np.zeros((len(counts), _LANES), np.uint8) for _ in range(0, counts.shape[1], _LANES)]
@@ -154,7 +182,7 @@ def _run_tasks(tasks, counts):  # -> list of (size, R)
         for b, block in enumerate(blocks): task.kernel(block, *task.arrays, out[b])
     return [out.transpose(1, 0, 2).reshape(task.size, -1)[:, :counts.shape[1]] for task, out in zip(tasks, outs)]
 
-# %% ../nbs/51_metrics.ipynb #025-44f757
+# %% ../nbs/51_metrics.ipynb #027-44f757
 def _share(value, name):
     "A share to reach, checked."
     if not 0 < value <= 1: raise DataError(f"a {name} above 0, at most 1", f"{value}", "Write 0.95 for 95%.")
@@ -178,7 +206,7 @@ def specificity_at_sensitivity(
     passed = np.take_along_axis(negatives, enough.argmax(axis=1)[:, None], axis=1)[:, 0]
     return _one_or_all(_ratio(n_negative - passed, np.where(n_positive[:, 0] > 0, n_negative, 0)), counts)
 
-# %% ../nbs/51_metrics.ipynb #028-b402fb
+# %% ../nbs/51_metrics.ipynb #030-b402fb
 def sensitivity_at_specificity(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -193,7 +221,7 @@ def sensitivity_at_specificity(
     label, score = check_scores(label, score)
     return specificity_at_sensitivity(1 - label, -score, sensitivity=specificity, counts=counts)
 
-# %% ../nbs/51_metrics.ipynb #031-e3a056
+# %% ../nbs/51_metrics.ipynb #033-063c9c
 @_compiled
 def _crossing_kernel(counts, unit, positive, kind, start, share, out):
     "Specificity at the first threshold that finds the `share` of the positives."
@@ -207,13 +235,13 @@ def _crossing_kernel(counts, unit, positive, kind, start, share, out):
     for s in range(len(kind)):
         if kind[s] == 1:
             for i in range(start[s], start[s + 1]):
-                row = counts[unit[i]]
+                row = _row(counts, unit, i)
                 for k in range(_LANES): found[k] += row[k]
             continue
         for k in range(_LANES): neg[k] = 0
         before = found.copy() if kind[s] == 2 else found
         for i in range(start[s], start[s + 1]):
-            row, into = counts[unit[i]], found if positive[i] else neg
+            row, into = _row(counts, unit, i), found if positive[i] else neg
             for k in range(_LANES): into[k] += row[k]
         for k in range(_LANES):
             n_neg[k] += neg[k]
@@ -227,7 +255,7 @@ def _crossing_tasks(label, score, unit, *, share, turned=False):  # -> list of _
     unit, kind, start = _segments(label, score, unit)
     return [_Task(_crossing_kernel, (unit, label[np.argsort(-score, kind="stable")] == 1, kind, start, _share(share, "share")))]
 
-# %% ../nbs/51_metrics.ipynb #034-cdd724
+# %% ../nbs/51_metrics.ipynb #036-cdd724
 def roc_points(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive
@@ -239,7 +267,7 @@ def roc_points(
     return pd.DataFrame({"threshold": [np.inf, *np.unique(score)[::-1]], "sensitivity": positives / positives[-1],
                          "specificity": (negatives[-1] - negatives) / negatives[-1]})
 
-# %% ../nbs/51_metrics.ipynb #039-a0c8fb
+# %% ../nbs/51_metrics.ipynb #041-a0c8fb
 def average_precision(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -252,7 +280,7 @@ def average_precision(
     precision = positives / np.maximum(positives + negatives, 1)
     return _one_or_all(_ratio((steps * precision).sum(axis=1), positives[:, -1]), counts)
 
-# %% ../nbs/51_metrics.ipynb #041-c7b93b
+# %% ../nbs/51_metrics.ipynb #043-fe1b27
 @_compiled
 def _precision_kernel(counts, unit, positive, kind, start, out):
     "Precision at each step of recall, summed."
@@ -261,7 +289,7 @@ def _precision_kernel(counts, unit, positive, kind, start, out):
     for s in range(len(kind)):
         for k in range(_LANES): step[k] = 0
         for i in range(start[s], start[s + 1]):
-            row = counts[unit[i]]
+            row = _row(counts, unit, i)
             for k in range(_LANES): n_all[k] += row[k]
             if positive[i]:
                 for k in range(_LANES): step[k] += row[k]
@@ -277,7 +305,7 @@ def _precision_tasks(label, score, unit):  # -> list of _Task
     unit, kind, start = _segments(label, score, unit, split_positives=True)
     return [_Task(_precision_kernel, (unit, label[np.argsort(-score, kind="stable")] == 1, kind, start))]
 
-# %% ../nbs/51_metrics.ipynb #044-00ec0e
+# %% ../nbs/51_metrics.ipynb #046-00ec0e
 def class_auc(
     label: np.ndarray, # (N,) 0..C-1
     score: np.ndarray, # (N, C) a column per class, higher: more that class
@@ -300,7 +328,7 @@ def _class_weights(label, counts):  # -> (R, C)
     sums = counts @ (label[:, None] == np.arange(label.max() + 1)).astype(np.float64)
     return sums / sums.sum(axis=1, keepdims=True)
 
-# %% ../nbs/51_metrics.ipynb #047-320f49
+# %% ../nbs/51_metrics.ipynb #049-320f49
 def _called(score, threshold):
     "The class that each case is called."
     return score.argmax(axis=1) if score.ndim == 2 else (score >= threshold).astype(np.int64)
@@ -319,7 +347,7 @@ def confusion_counts(
     cell = (label * n + _called(score, threshold))[:, None] == np.arange(n * n)
     return _one_or_all((drawn @ cell.astype(np.float64)).reshape(-1, n, n), counts)
 
-# %% ../nbs/51_metrics.ipynb #050-446f1b
+# %% ../nbs/51_metrics.ipynb #052-446f1b
 def _f1_of(m):  # (R, C, C) -> (R, C)
     "F1 of every class."
     return _ratio(2 * np.diagonal(m, axis1=1, axis2=2), m.sum(axis=1) + m.sum(axis=2))
@@ -348,7 +376,7 @@ _FROM_CONFUSION = {
     "mcc": _mcc,
 }
 
-# %% ../nbs/51_metrics.ipynb #051-5d5122
+# %% ../nbs/51_metrics.ipynb #053-5d5122
 def threshold_metric(
     name: str, # accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, macro_f1, mcc or net_benefit
     label: np.ndarray, # (N,) 0 or 1; 0..C-1 for scores (N, C)
@@ -374,13 +402,13 @@ def _net_benefit_at(threshold):
         raise DataError("one threshold between 0 and 1 for the net benefit", f"{len(t)} thresholds from {t[0]:g} to {t[-1]:g}", "Choose the probability at which one would act.")
     return lambda m: _ratio(m[:, 1, 1] - m[:, 0, 1] * t[0] / (1 - t[0]), m.sum(axis=(1, 2)))
 
-# %% ../nbs/51_metrics.ipynb #053-2585d1
+# %% ../nbs/51_metrics.ipynb #055-61671e
 @_compiled
 def _cells_kernel(counts, unit, cell, out):
     "How many were drawn of each cell; `out` has a row per cell."
     sums = np.zeros(out.shape, np.uint32)
     for i in range(len(unit)):
-        row, into = counts[unit[i]], sums[cell[i]]
+        row, into = _row(counts, unit, i), sums[cell[i]]
         for k in range(_LANES): into[k] += row[k]
     out[:] = sums
 
@@ -390,7 +418,7 @@ def _confusion_tasks(label, score, unit, *, threshold=0.5):  # -> list of _Task
     n = score.shape[1] if score.ndim == 2 else 2
     return [_Task(_cells_kernel, (unit.astype(np.uint32), (label * n + _called(score, threshold)).astype(np.uint32)), n * n)]
 
-# %% ../nbs/51_metrics.ipynb #056-c03087
+# %% ../nbs/51_metrics.ipynb #058-c03087
 def _placements(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive

@@ -47,7 +47,7 @@ def _at_threshold(name, title, kinds=("binary",)):
         return _of_confusion(name, threshold)(found[0].T.reshape(-1, n, n))
     return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, exchange="calls", tasks=_confusion_tasks, finish=finish)
 
-# %% ../nbs/54_resample.ipynb #006-f06ae6
+# %% ../nbs/54_resample.ipynb #006-9dcbcf
 def _class_tasks(label, score, unit):
     "An AUC for each class, and the number of cases of each."
     of_class = [task for c in range(score.shape[1]) for task in _auc_tasks((label == c).astype(np.int64), score[:, c], unit)]
@@ -63,7 +63,7 @@ def _weighted(found):
     cases = found[-1].reshape(n, n, -1).sum(axis=1)
     return (np.array([f[0] for f in found[:-1]]) * cases).sum(axis=0) / cases.sum(axis=0)
 
-
+# %% ../nbs/54_resample.ipynb #007-6e0857
 _LOWER, _BOTH = {"higher_is_better": False, "exchange": "scores"}, ("binary", "multiclass")
 
 METRICS = {
@@ -90,7 +90,7 @@ METRICS = {
     "uno_c": Metric("Uno's C", uno_c, kinds=("survival",)),
 }
 
-# %% ../nbs/54_resample.ipynb #008-fe90e5
+# %% ../nbs/54_resample.ipynb #009-fe90e5
 def metric_named(
     name: str, # in METRICS; for several classes also "auc:<class>", one class against the rest
 ) -> Metric: # with its title
@@ -99,7 +99,7 @@ def metric_named(
     metric = METRICS[check_known(base, METRICS, "metric")]
     return replace(metric, title=f"{metric.title}, {of_class}") if of_class else metric
 
-# %% ../nbs/54_resample.ipynb #011-f0edfc
+# %% ../nbs/54_resample.ipynb #012-f0edfc
 def _units(outcome, group, stratified):
     "The unit (patient, or row) of every row, and the stratum of every unit."
     unit = np.arange(len(outcome)) if group is None else pd.factorize(pd.Series(group))[0]
@@ -125,7 +125,7 @@ def _key(seed):
     if not isinstance(seed, (int, np.integer)) or seed < 0: raise DataError("a whole number from 0 up as seed", f"{seed!r}")
     return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
 
-# %% ../nbs/54_resample.ipynb #012-ec1177
+# %% ../nbs/54_resample.ipynb #013-ec1177
 def bootstrap_counts(
     label: np.ndarray, # (N,) class of each row, or whether its event was seen: the strata
     group: np.ndarray | None = None, # (N,) patient of each row; None: rows are independent
@@ -148,7 +148,7 @@ def bootstrap_counts(
         counts[r] = np.bincount(np.concatenate(drawn), minlength=len(stratum))[unit]
     return counts
 
-# %% ../nbs/54_resample.ipynb #017-ea1c67
+# %% ../nbs/54_resample.ipynb #018-ea1c67
 @_compiled
 def _draw_kernel(counts, rows, sizes, key, first):
     "Fill counts (U, 64) with resamples `first` to `first + 63`; `sizes` are those of the strata, `rows` (64, U) is scratch."
@@ -176,7 +176,7 @@ def _leave_one_out(counts, rows, first):
     counts[:] = 1
     for k in range(min(_LANES, len(counts) - first)): counts[first + k, k] = 0
 
-# %% ../nbs/54_resample.ipynb #020-4e47b8
+# %% ../nbs/54_resample.ipynb #021-4e47b8
 @dataclass(frozen=True)
 class Resamples:
     "Metrics of several models, on the sample and on the same resamples of it."
@@ -202,7 +202,7 @@ class Resamples:
         k = self.metrics.index(check_known(metric, self.metrics, "metric in these resamples"))
         return self.values[:, :, k], self.estimate[:, k]
 
-# %% ../nbs/54_resample.ipynb #022-f51d09
+# %% ../nbs/54_resample.ipynb #023-f51d09
 @dataclass(frozen=True)
 class _Job:
     "One metric of one model."
@@ -231,7 +231,7 @@ def _jobs(scores, metrics):
             at = 0.5 if scores.thresholds is None else scores.thresholds[:, m]
             yield _Job(metric, (model, of_class), outcome, score, {"threshold": at} if metric.needs_threshold else {})
 
-# %% ../nbs/54_resample.ipynb #023-c68eab
+# %% ../nbs/54_resample.ipynb #024-c68eab
 def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
     "Every job on `n` resamples that `fill(counts, scratch, first)` draws, 64 at a time and the blocks shared among the threads."
     tasks = {}
@@ -268,7 +268,7 @@ def _task_key(job):
     known = (tasks.func, *sorted(tasks.keywords.items())) if isinstance(tasks, partial) else (tasks,)
     return (*job.source, *known)
 
-# %% ../nbs/54_resample.ipynb #025-d1eb57
+# %% ../nbs/54_resample.ipynb #026-d1eb57
 _FEW = 20  # units of the smallest class; see nbs/studies/coverage_and_size.ipynb
 
 
@@ -298,7 +298,7 @@ def _numpy_values(jobs, scores, drawn, options, n):
         for j, job in enumerate(jobs): values[first:first + len(counts), j] = job.plain(counts)
     return values
 
-# %% ../nbs/54_resample.ipynb #026-a23a95
+# %% ../nbs/54_resample.ipynb #027-a23a95
 def bootstrap_metrics(
     scores: Scores, # models by cases
     metrics: tuple = ("auc",), # names in METRICS, or one name
@@ -325,7 +325,7 @@ def bootstrap_metrics(
     return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), n_groups,
                      _describe(scores, drawn, n, seed, stratified), scores, cluster, stratified)
 
-# %% ../nbs/54_resample.ipynb #031-d1c4a5
+# %% ../nbs/54_resample.ipynb #032-d1c4a5
 def _tails(level):
     "The quantiles at the ends of an interval."
     if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
@@ -351,7 +351,7 @@ def _quantile_error(values, q):
     low, high = np.clip(ranks, 0, n - 1).astype(int)
     return (values[high] - values[low]) / 4
 
-# %% ../nbs/54_resample.ipynb #034-791ed7
+# %% ../nbs/54_resample.ipynb #035-791ed7
 def _auc_without(label, score, unit):  # -> (U,)
     "The AUC without each unit, in closed form."
     positive, n, place = label == 1, np.array([(label == 0).sum(), (label == 1).sum()]), _placements(label, score)
@@ -379,7 +379,7 @@ def jackknife(
     if others: values[:, others] = _evaluate([jobs[j] for j in others], _leave_one_out, unit, len(stratum), len(stratum), len(os.sched_getaffinity(0)))
     return values.reshape(-1, len(scores.models), len(metrics))
 
-# %% ../nbs/54_resample.ipynb #036-d46649
+# %% ../nbs/54_resample.ipynb #037-d46649
 def _acceleration(resamples):  # -> (M, K)
     "How fast the standard error grows with the metric; needs every leave-one-out value."
     if resamples.scores is None: raise DataError("resamples with their scores, for BCa limits", "none", "Use those of bootstrap_metrics.")
@@ -397,7 +397,7 @@ def _bca_levels(values, estimate, acceleration, levels):
     z = z0 + norm.ppf(levels)
     return norm.cdf(z0 + z / (1 - acceleration * z))
 
-# %% ../nbs/54_resample.ipynb #037-3a7178
+# %% ../nbs/54_resample.ipynb #038-3a7178
 def _limits(values, estimate, method, level, acceleration):  # -> dict
     "Limits of one metric of one model, with their Monte Carlo standard errors."
     values, q = np.sort(values[~np.isnan(values)]), _tails(level)
@@ -430,7 +430,7 @@ def intervals(
         for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)])[
         ["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"]]
 
-# %% ../nbs/54_resample.ipynb #044-770160
+# %% ../nbs/54_resample.ipynb #045-770160
 def merge_resamples(
     first: Resamples, # of `bootstrap_metrics`
     second: Resamples, # of the same scores, with another seed
