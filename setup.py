@@ -22,7 +22,7 @@ setup(
     license=LICENCES[cfg["license"]],
     packages=find_packages(include=["fusion_nb", "fusion_nb.*"]) + ["fusion_nb.studies"],
     package_dir={"fusion_nb": "fusion_nb", "fusion_nb.studies": "nbs/studies"},
-    package_data={"fusion_nb.studies": ["*.ipynb", "params/*.yaml"]},
+    package_data={"fusion_nb.studies": ["*.ipynb", "params/*.yaml", "published/*.yaml", "results/*.csv"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     python_requires=">=" + cfg["min_python"],
