@@ -6,7 +6,9 @@
 __all__ = ['brier', 'log_loss', 'calibration_error', 'calibration_slope', 'calibration_intercept', 'reliability_points',
            'decision_curve']
 
-# %% ../nbs/53_calibration.ipynb #002-7cb1b9
+# %% ../nbs/53_calibration.ipynb #002-5114fe
+from numbers import Real
+
 import numpy as np
 import pandas as pd
 from scipy.special import logit
@@ -54,7 +56,7 @@ def log_loss(
     tiny = np.finfo(np.float64).eps
     return _one_or_all(_ratio(drawn @ -np.log(np.clip(of_truth, tiny, 1 - tiny)), drawn.sum(axis=1)), counts)
 
-# %% ../nbs/53_calibration.ipynb #014-e165dc
+# %% ../nbs/53_calibration.ipynb #014-a2b409
 @_compiled
 def _fill_bins(counts, label, score, order, width_bin, out):
     "Add up cases, positives and probabilities in out (R, bins, 3), of the bins in `width_bin`, or of equal mass where that is empty."
@@ -74,14 +76,14 @@ def _fill_bins(counts, label, score, order, width_bin, out):
 
 def _binned(label, score, counts, bins, equal_mass):
     "Cases, positives and sum of the probabilities of every resample and bin: (R, bins) each."
-    if not isinstance(bins, (int, np.integer)) or bins < 1: raise DataError("a whole number of bins, 1 or more", f"{bins!r}", "10 is usual.")
+    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1: raise DataError("a whole number of bins, 1 or more", f"{bins!r}", "10 is usual.")
     edges = np.arange(1, bins) / bins
     width_bin = np.empty(0, np.int64) if equal_mass else np.searchsorted(edges, score)
     out = np.zeros((len(counts), bins, 3))
     _fill_bins(np.asarray(counts, np.int64), label, score, np.argsort(score, kind="stable"), width_bin, out)
     return out[:, :, 0], out[:, :, 1], out[:, :, 2]
 
-# %% ../nbs/53_calibration.ipynb #015-e19358
+# %% ../nbs/53_calibration.ipynb #015-c94f93
 def calibration_error(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) probabilities of the positive class
@@ -92,7 +94,8 @@ def calibration_error(
 ) -> float | np.ndarray: # 0 to 1; with counts (R,) of them
     """Expected calibration error (Naeini et al., AAAI 2015; Guo et al., ICML 2017); lower is better.
 
-    Bins of equal mass are those of the resample itself, not of the sample."""
+    Give the estimate without a bootstrap interval: resampling adds noise, which is counted as error, so that the percentile interval lies
+    too high and does not cover; of a calibrated model never. Bins of equal mass are those of the resample itself, not of the sample."""
     label, score, drawn = _probabilities(label, score, counts)
     n, positives, expected = _binned(label, score, drawn, bins, equal_mass)
     return _one_or_all(_ratio(np.abs(positives - expected).sum(axis=1), n.sum(axis=1)), counts)
@@ -179,7 +182,7 @@ def _lines(x, label, counts=None, *, free=True, todo=""):  # -> (1, 2) or (R, 2)
         _fit_lines((x - center) / scale, label, np.asarray(counts, np.int64), start, free, out)
     return np.stack([out[:, 0] - out[:, 1] * center / scale, out[:, 1] / scale], axis=1)
 
-# %% ../nbs/53_calibration.ipynb #022-e5990c
+# %% ../nbs/53_calibration.ipynb #022-b49fb7
 def calibration_slope(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) probabilities of the positive class
@@ -188,7 +191,7 @@ def calibration_slope(
 ) -> float | np.ndarray: # 1 is perfect, below 1 too extreme; with counts (R,), NaN where a resample has none
     """The slope of the label on the logit of the score, by maximum likelihood (Cox, Biometrika 1958; Van Calster et al., J Clin Epidemiol 2016).
 
-    As `statsmodels.Logit(label, add_constant(logit(score)))`. Raises `DataError` where the sample itself has no slope."""
+    As `statsmodels.Logit(label, add_constant(logit(score)))`, with scores nearer to 0 or 1 than 1e-6 taken as 1e-6 away. Raises `DataError` where the sample itself has no slope."""
     label, score, drawn = _probabilities(label, score, counts)
     lines = _lines(_log_odds(score), label, None if counts is None else drawn, todo="Leave the slope out, or add cases.")
     return _one_or_all(lines[:, 1], counts)
@@ -202,11 +205,11 @@ def calibration_intercept(
 ) -> float | np.ndarray: # 0 is perfect, below 0 too many positives expected; with counts (R,), NaN for a resample of one class
     """Calibration in the large: the intercept with the logit of the score as offset (Cox 1958; Van Calster et al. 2016).
 
-    As `statsmodels.GLM(label, ones, family=Binomial(), offset=logit(score))`."""
+    As `statsmodels.GLM(label, ones, family=Binomial(), offset=logit(score))`, with scores nearer to 0 or 1 than 1e-6 taken as 1e-6 away."""
     label, score, drawn = _probabilities(label, score, counts)
     return _one_or_all(_lines(_log_odds(score), label, None if counts is None else drawn, free=False)[:, 0], counts)
 
-# %% ../nbs/53_calibration.ipynb #028-afe610
+# %% ../nbs/53_calibration.ipynb #028-0ca27c
 def reliability_points(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) probabilities of the positive class
@@ -216,7 +219,7 @@ def reliability_points(
     level: float = 0.95, # of the interval of the observed share
 ) -> pd.DataFrame: # low, high (lowest and highest score), predicted, observed, n, observed_low, observed_high: one row per bin that has cases
     "Mean probability and share of positives, bin by bin, with the interval of Wilson (JASA 1927; statsmodels' `proportion_confint`)."
-    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
+    if not isinstance(level, Real) or not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level!r}", "Write 0.95 for 95%.")
     label, score, drawn = _probabilities(label, score)
     n, positives, expected = (part[0] for part in _binned(label, score, drawn, bins, equal_mass))
     n, positives, expected = (part[n > 0] for part in (n, positives, expected))
@@ -226,7 +229,7 @@ def reliability_points(
     return pd.DataFrame({"low": lowest, "high": highest, "predicted": expected / n, "observed": positives / n, "n": n.astype(np.int64),
                          "observed_low": low, "observed_high": high})
 
-# %% ../nbs/53_calibration.ipynb #033-a462d1
+# %% ../nbs/53_calibration.ipynb #033-5736fb
 def decision_curve(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) probabilities of the positive class
@@ -235,9 +238,10 @@ def decision_curve(
 ) -> pd.DataFrame: # threshold, net_benefit, treat_all, treat_none: one row per threshold
     "Net benefit of acting on scores at or above each threshold, of acting on all and on none (Vickers and Elkin 2006); higher is better."
     label, score, _ = _probabilities(label, score)
-    t = np.arange(1, 100) / 100 if thresholds is None else np.atleast_1d(np.asarray(thresholds, np.float64))
+    try: t = np.arange(1, 100) / 100 if thresholds is None else np.atleast_1d(np.asarray(thresholds, np.float64))
+    except (TypeError, ValueError): t = np.empty(0)  # no numbers
     if t.ndim > 1 or not t.size or not ((t > 0) & (t < 1)).all():
-        raise DataError("one or more thresholds between 0 and 1", f"{thresholds}", "Choose the probabilities at which one would act.")
+        raise DataError("one or more thresholds between 0 and 1", f"{thresholds!r}", "Choose the probabilities at which one would act.")
     n, odds = len(label), t / (1 - t)
     true, false = ((label == c).sum() - np.searchsorted(np.sort(score[label == c]), t) for c in (1, 0))
     prevalence = label.mean()

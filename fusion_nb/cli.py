@@ -12,15 +12,18 @@ import sys
 import textwrap
 from pathlib import Path
 
-# %% ../nbs/74_cli.ipynb #005-686e4d
+# %% ../nbs/74_cli.ipynb #005-c6322b
 def _compare(args):
     os.environ.setdefault("MPLBACKEND", "agg")  # the pictures go into a file: no screen is needed
-    from fusion_nb.compare_files import Settings, check_out, compare_files, write_comparison
+    from fusion_nb.compare_files import Settings, _in_flags, check_out, compare_files, write_comparison
+    from fusion_nb.schema import DataError
 
     settings = Settings(**{name: getattr(args, name) for name in ("metrics", "threshold", "n", "seed", "level", "reference")})
     if args.out: check_out(args.out)
     score = "score" if args.score is None else args.score[0] if len(args.score) == 1 else args.score
-    result = compare_files(args.files, label=_outcome(args), score=score, group=args.group, case_id=args.case_id, settings=settings)
+    columns = {"label": _outcome(args), "score": score, "group": args.group, "case_id": args.case_id}
+    try: result = compare_files(args.files, **columns, settings=settings)
+    except DataError as e: raise DataError(e.expected, e.got, _in_flags(e.todo)) from e  # whoever types has flags, no arguments
     print(result)
     if args.out: print(f"\nreport  {write_comparison(result, args.out).resolve()}")
 

@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['Settings', 'FileComparison', 'compare_files', 'report_html', 'check_out', 'write_comparison']
 
-# %% ../nbs/73_compare_files.ipynb #002-1ba8d4
+# %% ../nbs/73_compare_files.ipynb #002-a9bb95
 import base64
+import os
+import re
 import shlex
 import warnings
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import combinations
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import fill
@@ -35,7 +38,7 @@ from .runs import atomic_path, check_writable, fingerprint, read_json, start_rec
 from .schema import DataError, check_known
 from .tables import comparison_table, interval_note, p_text, results_table, table_html
 
-# %% ../nbs/73_compare_files.ipynb #005-20f328
+# %% ../nbs/73_compare_files.ipynb #005-d91349
 @dataclass(frozen=True)
 class Settings:
     "What is computed from the files."
@@ -48,20 +51,45 @@ class Settings:
 
     def __post_init__(self):
         names = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
+        if not isinstance(names, tuple | list | None) or not all(isinstance(name, str) for name in names or ()):
+            raise DataError("names of metrics, or none", f"metrics={self.metrics!r}", "Write ('auc', 'brier').")
         object.__setattr__(self, "metrics", names and tuple(names))
         for name in names or ():
             if name != "all": metric_named(name)
-        if not 0 < self.level < 1: raise DataError("a level between 0 and 1", f"{self.level}", "Write 0.95 for 95%.")
-        if self.n < 2: raise DataError("at least 2 resamples", f"n={self.n}", "2,000 or more give usable limits.")
+        _check_numbers(self)
 
-# %% ../nbs/73_compare_files.ipynb #010-f68865
+
+def _check_numbers(settings):
+    "Refuse numbers that are none, or that cannot be meant."
+    level, at = settings.level, settings.threshold
+    if not _is(level, Real) or not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level!r}", "Write 0.95 for 95%.")
+    if at is not None and not (_is(at, Real) and np.isfinite(at)): raise DataError("a number as threshold, or None for 0.5", f"{at!r}")
+    if not _is(settings.n, Integral) or settings.n < 2:
+        raise DataError("at least 2 resamples, a whole number", f"n={settings.n!r}", "2,000 or more give usable limits.")
+    if not _is(settings.seed, Integral) or settings.seed < 0: raise DataError("a whole number from 0 up as seed", f"{settings.seed!r}")
+
+
+def _is(value, kind): return isinstance(value, kind) and not isinstance(value, bool)
+
+# %% ../nbs/73_compare_files.ipynb #010-c7c672
 def _files_table(paths, scores):  # -> DataFrame
     "A row per file: what was in it, and the fingerprint by which to know it again."
     counts = {"survival": lambda: {"events": int(scores.outcome[-1].sum())}, "binary": lambda: {"positives": int(scores.label.sum())},
               "multiclass": lambda: {f"class {c}": int((scores.label == i).sum()) for i, c in enumerate(scores.classes)}}[scores.kind]()
-    patients = np.nan if scores.group is None else len(np.unique(scores.group))
-    return pd.DataFrame([{"file": str(path), "model": model, "rows": len(scores), **counts, "patients": patients, "lowest_score": scores.scores[:, m].min(),
-                          "highest_score": scores.scores[:, m].max(), "fingerprint": fingerprint(Path(path))} for m, (path, model) in enumerate(zip(paths, scores.models))])
+    return pd.DataFrame([{"file": str(path), "model": model, "rows": len(scores), **counts, "patients": scores.n_groups,
+                          "lowest_score": score.min(), "highest_score": score.max(), "fingerprint": fingerprint(Path(path))}
+                         for path, model, score in zip(paths, scores.models, scores.scores.swapaxes(0, 1))])
+
+
+def _check_paths(paths):
+    "Refuse one file named twice, and two whose models would have one name."
+    seen = {}
+    for path in paths:
+        if (name := os.path.splitext(os.path.abspath(path))[0]) in seen:
+            same = os.path.abspath(path) == os.path.abspath(seen[name])
+            got = f"{path} twice" if same else f"{seen[name]} and {path}, which make one name of a model"
+            raise DataError("each file once", got, "Leave it out, or give another file: a model is called by its file's name.")
+        seen[name] = path
 
 
 def _matching(scores, case_id):  # -> sentences
@@ -81,14 +109,21 @@ def _read(paths, columns):  # -> Scores, table of the files, notes
         scores = score_matrix(read_scores(paths, **columns))
     return scores, _files_table(paths, scores), (*_matching(scores, columns["case_id"]), *dict.fromkeys(str(w.message) for w in said))
 
-# %% ../nbs/73_compare_files.ipynb #012-b503a7
+# %% ../nbs/73_compare_files.ipynb #012-57330f
 _USUAL = {"binary": ("auc", "specificity_at_95_sensitivity"), "multiclass": ("macro_auc",), "survival": ("harrell_c",)}
+
+
+def _in_flags(text):  # -> text
+    "A hint in the words of the command line, which name the settings too, and not in those of the functions below."
+    flags = {r"\bcase_id, on the command line (?=--)": "", r"scores\.at\([^)]*\)": "--threshold", r"(?<!['\w-])case_id(?!['\w])": "--case-id"}
+    for pattern, flag in flags.items(): text = re.sub(pattern, flag, text)
+    return text
 
 
 def _refusal(name, scores):  # -> the reason, or None
     "Why these scores do not allow a metric."
     try: bootstrap_metrics(scores, (name,), n=2)
-    except DataError as e: return str(e)
+    except DataError as e: return _in_flags(str(e))
 
 
 def _metrics_for(names, scores):  # -> names, notes
@@ -97,6 +132,7 @@ def _metrics_for(names, scores):  # -> names, notes
     if "all" in names:
         refused = {name: _refusal(name, scores) for name, metric in METRICS.items() if scores.kind in metric.kinds}
         names = [name for name, why in refused.items() if why is None]
+        if not names: raise DataError("scores that allow at least one metric", f"{len(scores)} cases that allow none", next(iter(refused.values())))
     return tuple(names), (*_called(names, scores), *(f"{METRICS[n].title} was left out. {why}" for n, why in refused.items() if why))
 
 
@@ -109,7 +145,7 @@ def _called(names, scores):  # -> sentences
 
 def _listed(words): return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
-# %% ../nbs/73_compare_files.ipynb #014-93f387
+# %% ../nbs/73_compare_files.ipynb #014-3061ba
 _BOOTSTRAP = "paired bootstrap"
 _COMPARED = ("model_a", "model_b", "metric", "difference", "low", "high", "z", "p", "p_holm", "p_bh", "n", "n_groups", "test", "procedure")
 
@@ -123,14 +159,20 @@ def _compare(scores, resamples, settings):  # -> DataFrame, notes
         tables.append(compare_models(resamples, metric=metric, **options).assign(procedure=_BOOTSTRAP))
         for name, test in others.items() if metric == "auc" else ():
             try: tables.append(test().assign(procedure=name))
-            except DataError as e: notes.append(f"{name}: not done. {e}")
+            except DataError as e: notes.append(f"{name}: not done. Expected {e.expected}. Got {e.got}.")  # what it advises is done already
     return pd.concat(tables, ignore_index=True), notes
 
-# %% ../nbs/73_compare_files.ipynb #016-1b272b
+# %% ../nbs/73_compare_files.ipynb #016-dd79d1
 def _percent(metric): return f"{metric_named(metric).title}{' (%)' * (metric in _PERCENT)}"
 
 
 def _at_level(text, level): return text.replace("95% interval", f"{100 * level:g}% interval").replace("95% bootstrap", f"{100 * level:g}% bootstrap")
+
+
+def _value(value, low, high, metric, *, signed=False):  # -> "0.849 [0.834, 0.864]", or "0.093"
+    "A number with its interval, or alone where it has none."
+    if not np.isnan([low, high]).any(): return interval_text(value, low, high, metric=metric, signed=signed)
+    return interval_text(value, value, value, metric=metric, signed=signed).partition(" [")[0]
 
 
 def _number(n): return "unknown" if pd.isna(n) else f"{n:,.0f}"
@@ -140,19 +182,57 @@ def _estimates(metrics, level, name=str):  # -> DataFrame of texts
     "A line per metric and model."
     rows = metrics.sort_values("metric", key=lambda m: m.map({name: i for i, name in enumerate(m.unique())}), kind="stable")
     return pd.DataFrame({"Metric": rows["metric"].map(_percent), "Model": rows["model"].map(name), f"Estimate [{100 * level:g}% interval]":
-                         [interval_text(r.estimate, r.low, r.high, metric=r.metric) for r in rows.itertuples()],
+                         [_value(r.estimate, r.low, r.high, r.metric) for r in rows.itertuples()],
                          "Cases": rows["n"].map(_number), "Patients": rows["n_groups"].map(_number)})
 
 
 def _differences(compared, level, name=str):  # -> DataFrame of texts
-    "A line per metric, pair and test."
-    def text(r):
-        if not np.isnan(r.low): return interval_text(r.difference, r.low, r.high, metric=r.metric, signed=True)
-        return interval_text(*[r.difference] * 3, metric=r.metric, signed=True).partition(" [")[0]  # a permutation test has no interval
+    "A line per metric, pair and test; a permutation test has no interval."
+    head = f"A \N{MINUS SIGN} B [{100 * level:g}% interval]"
     return pd.DataFrame([{"Metric": _percent(r.metric), "A": name(r.model_a), "B": name(r.model_b),
-                          f"A \N{MINUS SIGN} B [{100 * level:g}% interval]": text(r), "P": p_text(r.p), "P, Holm": p_text(r.p_holm), "Test": r.procedure} for r in compared.itertuples()])
+                          head: _value(r.difference, r.low, r.high, r.metric, signed=True),
+                          "P": p_text(r.p), "P, Holm": p_text(r.p_holm), "Test": r.procedure} for r in compared.itertuples()])
 
-# %% ../nbs/73_compare_files.ipynb #017-ab5eed
+# %% ../nbs/73_compare_files.ipynb #018-5db6c7
+_NO_INTERVAL = ("ece", "ece_equal_mass")
+_WHY_NONE = "no interval, as resampling adds noise that the calibration error counts as error."
+
+
+def _intervals(resamples, level):  # -> DataFrame
+    "`intervals`, without limits where they would not hold the true value."
+    table = intervals(resamples, level=level)
+    without = table["metric"].str.partition(":")[0].isin(_NO_INTERVAL)
+    table.loc[without, ["low", "high", "low_mc", "high_mc"]] = np.nan
+    table.loc[without, "method"] = _WHY_NONE
+    return table
+
+
+def _titles(metrics): return _listed([metric_named(m).title for m in metrics.unique()])
+
+
+def _interval_notes(metrics, level):  # -> sentences
+    "What the intervals rest on; which metrics, where not all rest on the same."
+    groups = list(metrics.groupby("method", sort=False))
+    for method, rows in groups:
+        note = _at_level(interval_note(rows), level)
+        yield note if len(groups) == 1 and method != _WHY_NONE else f"{_titles(rows['metric'])}: {note.partition('; ')[2]}"
+
+# %% ../nbs/73_compare_files.ipynb #019-85949b
+def _up(x):  # -> "0.0004"
+    "One digit, rounded up; 0.0001 at least."
+    step = 10.0 ** np.floor(np.log10(max(x, 1e-4)) + 1e-9)
+    return np.format_float_positional(np.ceil(max(x, 1e-4) / step - 1e-9) * step, precision=1, unique=False, fractional=False, trim="-")
+
+
+def _monte_carlo(*tables):  # -> sentence, or ""
+    "How far another seed would move the limits and P, at most."
+    rows = pd.concat([table.reindex(columns=["metric", "low_mc", "high_mc", "p_mc"]) for table in tables if len(table)])
+    limits, percent = rows[["low_mc", "high_mc"]].astype(float).max(axis=1), rows["metric"].isin(_PERCENT)
+    largest = {"a limit": limits[~percent].max(), "a limit in per cent": 100 * limits[percent].max(), "P": rows["p_mc"].astype(float).max()}
+    parts = [f"of {what} at most {_up(x)}" for what, x in largest.items() if not np.isnan(x)]
+    return f"Monte Carlo standard error {', '.join(parts)}." if parts else ""
+
+# %% ../nbs/73_compare_files.ipynb #021-ab5eed
 _MOST = 3  # sentences that are still read; more pairs are counted
 
 
@@ -170,7 +250,7 @@ def _tally(rows):  # -> sentence
     rest = "" if not pairs else f"; no difference was shown between {'; '.join(pairs)}" if len(pairs) <= _MOST else "; of the others no difference was shown"
     return f"{len(rows) - len(pairs)} of {len(rows)} pairs differ in {metric_named(rows['metric'].iloc[0]).title} (P < 0.05 after Holm's correction){rest}."
 
-# %% ../nbs/73_compare_files.ipynb #018-91406a
+# %% ../nbs/73_compare_files.ipynb #022-4b16f8
 def _lines(table):  # -> text
     "The table in columns; what repeats in the first column is written once."
     table = table.assign(**{table.columns[0]: table.iloc[:, 0].where(table.iloc[:, 0] != table.iloc[:, 0].shift(), "")})
@@ -185,7 +265,9 @@ def _bullets(sentences): return "\n".join(fill(s, 110, initial_indent="- ", subs
 def _as_text(result):
     "Everything but the pictures."
     level = result.settings.level
-    parts = {"What was read": _lines(_readable_files(result.files)), "To know": _bullets(result.notes), "Results": _lines(_estimates(result.metrics, level)) + "\n" + _bullets([_at_level(interval_note(result.metrics), level)])}
+    rests = [*_interval_notes(result.metrics, level), _monte_carlo(result.metrics, result.comparisons)]
+    parts = {"What was read": _lines(_readable_files(result.files)), "To know": _bullets(result.notes),
+             "Results": _lines(_estimates(result.metrics, level)) + "\n" + _bullets(filter(None, rests))}
     if len(result.comparisons): parts |= {**_pairs_text(result.comparisons, level), "In words": _bullets(_in_words(result.comparisons))}
     return "\n\n".join(f"{head}\n{text}" for head, text in parts.items() if text).replace("\N{MINUS SIGN}", "-").replace("\N{NO-BREAK SPACE}", " ")
 
@@ -207,7 +289,7 @@ def _readable_files(files):  # -> DataFrame of texts
     counts = files.columns[2:files.columns.get_loc("lowest_score")]
     return pd.DataFrame({"File": files["file"], "Model": files["model"], **{readable(c): files[c].map(_number) for c in counts}, "Scores": scores})
 
-# %% ../nbs/73_compare_files.ipynb #020-bb1f5e
+# %% ../nbs/73_compare_files.ipynb #024-f8b77a
 @dataclass(frozen=True)
 class FileComparison:
     "What the files show; `print` it to read it."
@@ -215,8 +297,8 @@ class FileComparison:
     settings: Settings # what was asked
     files: pd.DataFrame # (M) file, model, rows, positives (events, classes), patients, lowest_score, highest_score, fingerprint
     scores: Scores # models by cases
-    metrics: pd.DataFrame # model, metric, estimate, low, high, n, n_groups, n_undefined, method
-    comparisons: pd.DataFrame # model_a, model_b, metric, difference, low, high, z, p, p_holm, p_bh, n, n_groups, test, procedure
+    metrics: pd.DataFrame # of `intervals`: model, metric, estimate, low, high, n, n_groups, n_undefined, low_mc, high_mc, method; no limits for ece
+    comparisons: pd.DataFrame # of `compare_models` and the other tests, with the column procedure
     notes: tuple # sentences: how the files were matched, what was assumed, what was left out
 
     def __str__(self): return _as_text(self)
@@ -235,6 +317,7 @@ def compare_files(
 
     `DataError` names the file and row of what cannot be read or matched."""
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    _check_paths(paths)
     columns = {"label": label, "score": score, "group": group, "case_id": case_id}
     scores, files, notes = _read(paths, columns)
     if settings.reference is not None: check_known(settings.reference, scores.models, "model")
@@ -242,9 +325,9 @@ def compare_files(
     names, left_out = _metrics_for(settings.metrics, scores)
     resamples = bootstrap_metrics(scores, names, n=settings.n, seed=settings.seed)
     compared, refused = _compare(scores, resamples, settings) if len(paths) > 1 else (pd.DataFrame(columns=_COMPARED), ())
-    return FileComparison(columns, settings, files, scores, intervals(resamples, level=settings.level), compared, (*notes, *left_out, *refused))
+    return FileComparison(columns, settings, files, scores, _intervals(resamples, settings.level), compared, (*notes, *left_out, *refused))
 
-# %% ../nbs/73_compare_files.ipynb #025-7a1f9d
+# %% ../nbs/73_compare_files.ipynb #029-7a1f9d
 _STYLE = """
 body { margin: 0 auto; max-width: 66rem; padding: 1rem 1.5rem 4rem; color: #1d2733; background: #fff;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -274,7 +357,7 @@ _REPORT = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta na
 </section>{% endfor %}</body></html>
 """
 
-# %% ../nbs/73_compare_files.ipynb #026-554026
+# %% ../nbs/73_compare_files.ipynb #030-554026
 @dataclass(frozen=True)
 class _Section:
     "A heading and what stands below it, in this order."
@@ -299,20 +382,31 @@ def _picture(axes, alt, level=0.95):  # -> (alt, address)
     plt.close(figure)
     return alt, "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
 
-# %% ../nbs/73_compare_files.ipynb #028-39a4f6
-def _section_read(result):
+# %% ../nbs/73_compare_files.ipynb #032-da9187
+def _section_read(result, left_out):
     files = _readable_files(result.files).assign(Model=result.files["model"].map(readable))
-    return _Section("What was read", tables=(table_html(files, caption="Files"),), list=result.notes)
+    return _Section("What was read", tables=(table_html(files, caption="Files"),), list=(*result.notes, *left_out))
 
 
 def _section_results(result):
     level = result.settings.level
     many = result.metrics["metric"].nunique() > 4  # more columns would not fit a page
-    table = _estimates(result.metrics, level, readable) if many else results_table(result.metrics)
-    note = _at_level(interval_note(result.metrics), level)
-    return _Section("Results", tables=(table_html(table, caption=f"Estimates with {100 * level:g}% intervals", footnote=note),))
+    table = _estimates(result.metrics, level, readable) if many else _by_model(result.metrics)
+    html = table_html(table, caption=f"Estimates with {100 * level:g}% intervals", footnote=_footnote(result.metrics, level))
+    return _Section("Results", tables=(html,))
 
 
+def _by_model(metrics):  # -> DataFrame of texts
+    "`results_table` where an estimate can lack its interval, and a model a metric."
+    table, models = results_table(metrics), metrics["model"].unique()
+    texts = metrics.assign(text=[_value(r.estimate, r.low, r.high, r.metric) for r in metrics.itertuples()])
+    texts = texts.pivot(index="model", columns="metric", values="text")
+    return table.assign(**{_percent(m): texts[m].reindex(models).fillna("\N{EN DASH}").to_numpy() for m in texts})
+
+
+def _footnote(metrics, level): return " ".join(filter(None, [*_interval_notes(metrics, level), _monte_carlo(metrics)]))
+
+# %% ../nbs/73_compare_files.ipynb #033-10bbda
 def _with(result, *metrics):  # -> the table of the metrics for a legend, None where it lacks them
     return result.metrics if set(metrics) <= set(result.metrics["metric"]) else None
 
@@ -331,23 +425,41 @@ def _fewer(result, most):  # -> number
 
 def _band_options(result): return {"n": _fewer(result, 500), "seed": result.settings.seed, "level": result.settings.level}
 
-# %% ../nbs/73_compare_files.ipynb #030-5fed20
+# %% ../nbs/73_compare_files.ipynb #035-8822ed
 _CALIBRATION = ("brier", "ece", "calibration_slope", "calibration_intercept")
 
 
-def _calibration(result):  # -> DataFrame
-    "The usual measures of calibration with their intervals; no rows where the scores are no probabilities."
-    scores, settings = result.scores, result.settings
-    if scores.kind != "binary" or scores.scores.min() < 0 or scores.scores.max() > 1: return result.metrics.iloc[:0]
-    resamples = bootstrap_metrics(scores, _CALIBRATION, n=_fewer(result, 2000), seed=settings.seed)
-    return intervals(resamples, level=settings.level)
+def _calibration(result):  # -> DataFrame, notes
+    "The usual measures of calibration of each model, those that its scores allow; no rows where scores are no probabilities."
+    scores, nothing = result.scores, result.metrics.iloc[:0]
+    if scores.kind != "binary": return nothing, ()
+    off = [model for model, score in zip(scores.models, scores.scores.T) if score.min() < 0 or score.max() > 1]
+    if off: return nothing, (f"Calibration was left out: scores outside 0 to 1, which are no probabilities, in {_listed(off)}.",)
+    tables, notes = zip(*(_calibration_of(_only(scores, m), result) for m in range(len(scores.models))))
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else nothing, sum(notes, ())
 
 
+def _only(scores, m):  # -> Scores
+    "The scores of one model."
+    at = None if scores.thresholds is None else scores.thresholds[:, [m]]
+    return replace(scores, models=scores.models[m:m + 1], scores=scores.scores[:, [m]], thresholds=at)
+
+
+def _calibration_of(scores, result):  # -> DataFrame, notes
+    "One model's; as resamples depend on the seed alone, they are the same for every model."
+    settings, refused = result.settings, {name: _refusal(name, scores) for name in _CALIBRATION}
+    names = [name for name, why in refused.items() if why is None]
+    notes = tuple(f"{METRICS[name].title} of {scores.models[0]} was left out. {why}" for name, why in refused.items() if why)
+    if not names: return result.metrics.iloc[:0], notes
+    return _intervals(bootstrap_metrics(scores, names, n=_fewer(result, 2000), seed=settings.seed), settings.level), notes
+
+# %% ../nbs/73_compare_files.ipynb #036-363f42
 def _section_calibration(result, table):
     level = result.settings.level
     diagram = plot_reliability(reliability_bins(result.scores), scores=result.scores, intervals=table)
     decisions = plot_decision_curve(decision_bands(result.scores, **_band_options(result)))
-    html = table_html(results_table(table), caption="Calibration", footnote=_at_level(interval_note(table), level))
+    html = table_html(_by_model(table), caption="Calibration", footnote=_footnote(table, level))
     return _Section("Calibration", (html,), (_picture(diagram, "Reliability diagram", level), _picture(decisions, "Decision curves", level)))
 
 
@@ -356,25 +468,32 @@ def _section_compared(result):
     level, rows = result.settings.level, result.comparisons
     own, others = rows[rows["procedure"] == _BOOTSTRAP], rows[rows["procedure"] != _BOOTSTRAP]
     table = comparison_table(own).rename(columns=lambda c: _at_level(c, level)).assign(Metric=own["metric"].map(_percent).to_numpy())
-    tables = [table_html(table, caption="Paired bootstrap: differences on the same resamples",
-                         footnote="A \N{MINUS SIGN} B, paired; z = difference / standard deviation of its resamples. P is two-sided, then corrected over the pairs of its metric.")]
+    note = ("A \N{MINUS SIGN} B, paired; z = difference / standard deviation of its resamples. "
+            f"P is two-sided, then corrected over the pairs of its metric. {_monte_carlo(own)}")
+    tables = [table_html(table, caption="Paired bootstrap: differences on the same resamples", footnote=note)]
     if len(others):
-        table = _differences(others, level, readable)
-        tables.append(table_html(table[["Test", *table.columns[1:-1]]], caption="The AUC by other tests", footnote=" ".join(others["test"].unique())))
+        table, note = _differences(others, level, readable), " ".join(filter(None, [*others["test"].unique(), _monte_carlo(others)]))
+        tables.append(table_html(table[["Test", *table.columns[1:-1]]], caption="The AUC by other tests", footnote=note))
     usual = [m for m in own["metric"].unique() if m in _USUAL[result.scores.kind]] or own["metric"].unique()[:1]
-    pictures = [_picture(plot_differences(own, metric=m, reference=result.settings.reference), f"Differences of {metric_named(m).title}", level) for m in usual]
+    pictures = [_picture(plot_differences(own, metric=m, reference=result.settings.reference), f"Differences of {metric_named(m).title}", level)
+                for m in usual]
     return _Section("Comparisons", tuple(tables), tuple(pictures), _in_words(own, readable))
 
-# %% ../nbs/73_compare_files.ipynb #031-82cad2
+# %% ../nbs/73_compare_files.ipynb #037-66002b
 _READ = {
     "interval": "An interval says what other values the data allow: drawn anew from the same population, {level} of such intervals would hold the true value. "
                 "It speaks of other patients like these. It does not speak of another hospital, nor of a model trained a second time.",
-    "pair": "A difference is A minus B on the same cases, so an interval that leaves out 0 shows a difference even where the intervals of A and of B overlap.",
+    "pair": "A difference is A minus B on the same cases: it can be clear even where the intervals of A and of B overlap. "
+            "P after Holm's correction, not the interval, decides whether it was shown: the interval is not corrected for the number of pairs, "
+            "and the two can disagree where the resamples are skewed.",
     "p": "P after Holm's correction allows for the number of pairs in one metric, not for the number of metrics: "
          "say beforehand which metric decides. Where no difference was shown, equality was not shown either.",
     "specificity_at_95_sensitivity": "Specificity at 95% sensitivity sets the threshold on these very cases. In use the threshold is chosen beforehand, and both sensitivity and specificity will differ.",
     "calibration": "A calibrated model that says 20% is right in one case of five: its points lie on the diagonal, its slope is 1 and its intercept 0. "
                    "A slope below 1 says that high scores are too high and low ones too low. Ranking, and so the AUC, does not depend on it.",
+    "ece": "The calibration error (ECE) stands without an interval: resampling adds noise that it counts as error, so an interval would not "
+           "hold the true value. By chance alone it is above 0 for a calibrated model too, the more so the fewer the cases; "
+           "its differences are rough for the same reason.",
     "harrell_c": "Harrell's C is the share of pairs, of those whose order is known, in which the case with the higher risk has its event first; 0.5 is chance.",
     "auc": "The AUC is the share of pairs of a positive and a negative case in which the positive one has the higher score; 0.5 is chance.",
 }
@@ -393,12 +512,12 @@ _REFERENCES = {
     "calibration": "Van Calster B, McLernon DJ, van Smeden M, et al. Calibration: the Achilles heel of predictive analytics. BMC Med 2019; 17: 230.",
 }
 
-# %% ../nbs/73_compare_files.ipynb #032-f67b55
+# %% ../nbs/73_compare_files.ipynb #038-0def9b
 def _used(result, calibrated):
     "The keys of what a reader must be told of, and of what must be cited."
-    repeats = result.scores.group is not None and len(np.unique(result.scores.group)) < len(result.scores)
-    tests = set(result.comparisons["procedure"])
-    return {"interval", *result.metrics["metric"], *tests, *(["pair", "p", "bh"] if tests else []), *(["cluster"] if repeats else []),
+    repeats, names = result.scores.n_groups < len(result.scores), set(result.metrics["metric"])
+    tests, errors = set(result.comparisons["procedure"]), calibrated or names & set(_NO_INTERVAL)
+    return {"interval", *names, *tests, *(["ece"] if errors else []), *(["pair", "p", "bh"] if tests else []), *(["cluster"] if repeats else []),
             *(["Obuchowski"] if repeats and "DeLong" in tests else []), *(["calibration"] if calibrated else [])}
 
 
@@ -408,8 +527,10 @@ def _section_reading(result, used):
 
 def _section_methods(result, used):
     "Sentences for a paper's methods, with what they cite."
-    several, titles = len(result.files) > 1, [metric_named(m).title for m in result.metrics["metric"].unique()]
-    texts = [f"{_listed(titles)} of {'each model' if several else 'the model'} with {100 * result.settings.level:g}% intervals from {result.metrics['method'].iloc[0]}"]
+    several, level = len(result.files) > 1, f"{100 * result.settings.level:g}%"
+    texts = [f"{_titles(rows['metric'])} of {'each model' if several else 'the model'} with {level} intervals from {method}"
+             for method, rows in result.metrics.groupby("method", sort=False) if method != _WHY_NONE]
+    if "ece" in used: texts.append(f"The calibration error was given with {_WHY_NONE}")
     if several:
         texts.append("Models were compared on the same resamples: the difference divided by the standard deviation of its resamples was referred to the normal "
                      "distribution, two-sided; P-values were corrected for the number of pairs by Holm's method and, as a false discovery rate, by Benjamini and Hochberg's.")
@@ -417,7 +538,7 @@ def _section_methods(result, used):
     texts.append(f"Computed with fusion_nb {version('fusion_nb')}.")
     return _Section("Methods", texts=(" ".join(texts),), numbered=tuple(text for key, text in _REFERENCES.items() if key in used))
 
-# %% ../nbs/73_compare_files.ipynb #034-2b9acd
+# %% ../nbs/73_compare_files.ipynb #040-2b9acd
 def _command(result):  # -> text
     "The command line of this comparison, settings at their defaults left out but for the seed and the number of resamples."
     columns, settings, default = result.columns, result.settings, Settings()
@@ -440,15 +561,15 @@ def _title(result):
     models, n = [readable(m) for m in result.scores.models], len(result.scores)
     return {1: f"{models[0]} on {n:,} cases", 2: " against ".join(models)}.get(len(models), f"{len(models)} models on the same {n:,} cases")
 
-# %% ../nbs/73_compare_files.ipynb #035-7e67bc
+# %% ../nbs/73_compare_files.ipynb #041-c0c57e
 def report_html(
     result: FileComparison, # of `compare_files`
     *,
-    calibration: pd.DataFrame | None = None, # estimates and intervals, if they were made already
+    calibration: tuple | None = None, # its table and notes, if they were made already
 ) -> str: # HTML
     "The report as one page that loads nothing: tables, pictures, how to read them, methods, references, and the command to repeat it."
-    calibration = _calibration(result) if calibration is None else calibration
-    used, sections = _used(result, len(calibration) > 0), [_section_read(result), _section_results(result)]
+    calibration, left_out = _calibration(result) if calibration is None else calibration
+    used, sections = _used(result, len(calibration) > 0), [_section_read(result, left_out), _section_results(result)]
     if result.scores.kind == "binary": sections.append(_section_curves(result))
     if len(calibration): sections.append(_section_calibration(result, calibration))
     if len(result.comparisons): sections.append(_section_compared(result))
@@ -459,19 +580,19 @@ def report_html(
 
 def _subtitle(result):
     "Cases, and of how many patients."
-    group = result.scores.group
-    patients = "patients unknown" if group is None else f"{len(np.unique(group)):,} patients"
-    return f"{len(result.scores):,} cases, {patients}; {len(result.files)} file{'s' * (len(result.files) > 1)} of predictions; seed {result.settings.seed}"
+    patients = "patients unknown" if np.isnan(result.scores.n_groups) else f"{result.scores.n_groups:,.0f} patients"
+    files = f"{len(result.files)} file{'s' * (len(result.files) > 1)} of predictions"
+    return f"{len(result.scores):,} cases, {patients}; {files}; seed {result.settings.seed}"
 
 
 def _short(result):
     "What a reader in a hurry must see: of the first metric the estimates, or what the comparisons show."
     metric = result.metrics["metric"].iloc[0]
     rows = result.metrics[result.metrics["metric"] == metric]
-    first = [f"{_percent(metric)}: " + "; ".join(f"{readable(r.model)} {interval_text(r.estimate, r.low, r.high, metric=metric)}" for r in rows.itertuples()) + "."]
-    return [*first, *_in_words(result.comparisons[result.comparisons["metric"] == metric], readable)]
+    texts = [f"{readable(r.model)} {_value(r.estimate, r.low, r.high, metric)}" for r in rows.itertuples()]
+    return [f"{_percent(metric)}: {'; '.join(texts)}.", *_in_words(result.comparisons[result.comparisons["metric"] == metric], readable)]
 
-# %% ../nbs/73_compare_files.ipynb #038-f8196e
+# %% ../nbs/73_compare_files.ipynb #044-f8196e
 _FILES = ("metrics.parquet", "comparisons.parquet", "calibration.parquet", "report.html", "record.json")
 
 
@@ -493,7 +614,7 @@ def _is_ours(record):
     try: return read_json(record)["study"] == _STUDY
     except (DataError, LookupError, TypeError): return False
 
-# %% ../nbs/73_compare_files.ipynb #039-0b57c5
+# %% ../nbs/73_compare_files.ipynb #045-8cb85a
 _STUDY = "compare_files"
 
 
@@ -513,7 +634,7 @@ def write_comparison(
     out = check_out(out)
     calibration = _calibration(result)
     page, record = report_html(result, calibration=calibration), _record(result)
-    tables = {"metrics": result.metrics, "comparisons": result.comparisons, "calibration": calibration}
+    tables = {"metrics": result.metrics, "comparisons": result.comparisons, "calibration": calibration[0]}
     writers = {**{f"{name}.parquet": partial(table.to_parquet, index=False) for name, table in tables.items()},
                "report.html": lambda path: path.write_text(page, encoding="utf-8"), "record.json": lambda path: write_json(record, path)}
     with ExitStack() as stack:  # files take their places when all are written

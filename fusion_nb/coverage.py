@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['Setting', 'simulate_scores', 'true_values', 'cover', 'reject', 'repeat', 'rates']
 
-# %% ../nbs/63_coverage.ipynb #002-0c7ed7
+# %% ../nbs/63_coverage.ipynb #002-1597d3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from scipy import special
+from scipy.integrate import quad
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 from tqdm.auto import tqdm
@@ -23,7 +25,7 @@ from .predictions import Scores
 from .resample import bootstrap_metrics, intervals
 from .schema import DataError, check_columns
 
-# %% ../nbs/63_coverage.ipynb #004-ba1ee7
+# %% ../nbs/63_coverage.ipynb #004-3d3d5c
 @dataclass(frozen=True)
 class Setting:
     "How the simulated cohorts are made."
@@ -33,15 +35,12 @@ class Setting:
     auc: float = 0.8 # of the first three models
     correlation: float = 0.5 # of two models' noise in a case
     shared: float = 0.7 # of the noise, in the cases of a patient
-
-    @property
-    def n_positive(self) -> int: # patients
-        return max(1, round(self.positive * self.n / self.per_patient))
+    mixed: bool = False # the cases of a patient have labels of their own
 
     @property
     def name(self) -> str: # for tables and axes
         share = "balanced" if self.positive == .5 else f"{self.positive:.0%} positive"
-        return f"n = {self.n:,}, {share}, {'one case' if self.per_patient == 1 else f'{self.per_patient} cases'} per patient"
+        return f"n = {self.n:,}, {share}, {'one case' if self.per_patient == 1 else f'{self.per_patient} cases'} per patient{', mixed' if self.mixed else ''}"
 
 
 _MARGIN = 0.05
@@ -51,16 +50,18 @@ def _shifts(setting):
     "How much higher the positives score, by model."
     return np.sqrt(2) * norm.ppf([setting.auc] * 3 + [setting.auc - _MARGIN])
 
-# %% ../nbs/63_coverage.ipynb #005-b58251
+# %% ../nbs/63_coverage.ipynb #005-ecb5f6
 def simulate_scores(
     setting: Setting, # how
     seed: int, # of this cohort
 ) -> Scores: # (n, 4): three equal models and one that is worse by 0.05
-    "A cohort of the setting, thresholds where sensitivity and specificity are equal."
-    rng, shift = np.random.default_rng([seed, setting.n, setting.n_positive, setting.per_patient]), _shifts(setting)
+    "A cohort of the setting, with a case of each class at least; called positive where more likely so than before looking."
+    rng, shift = np.random.default_rng([seed, setting.n, round(1000 * setting.positive), setting.per_patient]), _shifts(setting)
     patients = setting.n // setting.per_patient
     patient = np.repeat(np.arange(patients), setting.per_patient)
-    label = (patient < setting.n_positive).astype(np.int64)
+    label = np.zeros(len(patient), np.int64)
+    while label.min() == label.max():
+        label = (rng.random(len(patient)) < setting.positive).astype(np.int64) if setting.mixed else (rng.random(patients) < setting.positive).astype(np.int64)[patient]
 
     def noise(n):  # (n, 4) correlated between models
         common, own = rng.normal(size=(n, 1)), rng.normal(size=(n, len(shift)))
@@ -68,17 +69,20 @@ def simulate_scores(
     of_patient = setting.shared if setting.per_patient > 1 else 0.0
     score = label[:, None] * shift + np.sqrt(of_patient) * noise(patients)[patient] + np.sqrt(1 - of_patient) * noise(len(patient))
     cases = pd.DataFrame({"case_id": np.arange(len(patient)).astype(str), "group": patient, "fold": 0, "label": label})
-    models = ("a", "b", "c", "worse")
-    return Scores(cases, models, score).at(dict(zip(models, shift / 2)))
+    return Scores(cases, ("a", "b", "c", "worse"), special.expit(special.logit(setting.positive) + shift * score - shift ** 2 / 2)).at(setting.positive)
 
-# %% ../nbs/63_coverage.ipynb #008-e5ea62
+# %% ../nbs/63_coverage.ipynb #008-2b76b6
 def true_values(
     setting: Setting, # how
 ) -> dict: # metric -> its value in an endless cohort
     "What the first three models' metrics would be without chance."
-    shift = _shifts(setting)[0]
-    half = norm.cdf(shift / 2)  # sensitivity and specificity at the threshold between the classes
-    return {"auc": setting.auc, "specificity_at_95_sensitivity": norm.cdf(shift + norm.ppf(.05)), "accuracy": half, "sensitivity": half}
+    shift, p = _shifts(setting)[0], setting.positive
+    half = norm.cdf(shift / 2)  # sensitivity and specificity where a case is as likely positive as before looking
+    def loss(s):  # of a score: its density times the variance of the label
+        return (p * norm.pdf(s - shift) + (1 - p) * norm.pdf(s)) * (chance := special.expit(special.logit(p) + shift * s - shift ** 2 / 2)) * (1 - chance)
+    return {"auc": setting.auc, "specificity_at_95_sensitivity": norm.cdf(shift + norm.ppf(.05)), "sensitivity": half, "accuracy": half,
+            "precision": p * half / (p * half + (1 - p) * (1 - half)), "net_benefit": p * half - (1 - p) * (1 - half) * p / (1 - p),
+            "brier": quad(loss, -12, 12 + shift)[0], "calibration_intercept": 0.0, "ece": 0.0}
 
 # %% ../nbs/63_coverage.ipynb #011-cea84f
 def _attempt(function, *args, **options):

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['fusion_gain', 'gain_claim']
 
-# %% ../nbs/58_fusion_gain.ipynb #002-9e9a8d
+# %% ../nbs/58_fusion_gain.ipynb #002-ac5e70
+from inspect import signature
+
 import numpy as np
 import pandas as pd
 
@@ -14,12 +16,17 @@ from .predictions import best_run, check_predictions, ensemble, late_fusion, sco
 from .resample import _jobs, bootstrap_metrics, metric_named
 from .schema import DataError, check_columns, check_known
 
-# %% ../nbs/58_fusion_gain.ipynb #007-c73d48
+# %% ../nbs/58_fusion_gain.ipynb #007-65eeae
 def _one_run(pred, runs):  # -> rows of one run per model and fold, all numbered -1, and what they are
-    "What stands for each model: its best run on validation, or the mean of its runs."
-    check_known(runs, ("best", "ensemble"), "choice of runs")
-    if pred.groupby(["model", "fold"])["run"].nunique().max() == 1: return pred.assign(run=-1), "one run"
-    return (best_run(pred).assign(run=-1), "best run by validation AUC") if runs == "best" else (ensemble(pred), "ensemble of the runs")
+    "What stands for each model: its best run on validation, or the mean of its runs; None: the best if there are validation rows."
+    if runs is not None: check_known(runs, ("best", "ensemble"), "choice of runs")
+    by_fold = pred.groupby(["model", "fold"])
+    if by_fold["run"].nunique().max() == 1: return pred.assign(run=-1), "one run"
+    if runs == "ensemble": return ensemble(pred), "ensemble of the runs"
+    if runs is None and not by_fold["split"].agg(lambda split: (split == "val").any()).all():
+        return ensemble(pred), "ensemble of the runs, without validation rows to choose one by"
+    try: return best_run(pred).assign(run=-1), "best run by validation AUC"
+    except DataError as e: raise DataError(e.expected, e.got, e.todo.replace("ensemble()", "runs='ensemble'")) from None
 
 
 def _values(scores, metric):  # -> model -> value
@@ -27,24 +34,33 @@ def _values(scores, metric):  # -> model -> value
     return {job.source[0]: job.plain() for job in _jobs(scores, (metric,))}
 
 
-def _validation_values(rows, models, metric):  # -> model -> mean over the folds; None where a model has no val rows
+def _validation_values(rows, models, metric):  # -> model -> mean over the folds, number of folds; None where a model has no val rows
     "The metric on the validation rows, which alone may decide which modality is the best."
     val = rows[(rows["split"] == "val") & rows["model"].isin(models)]
-    if set(models) - set(val["model"]): return None
+    if set(models) - set(val["model"]): return None, 0
     folds = [_values(score_matrix(fold, split="val"), metric) for _, fold in val.groupby("fold")]
-    return {model: float(np.mean([values[model] for values in folds])) for model in models}
+    return {model: float(np.mean([values[model] for values in folds])) for model in models}, len(folds)
 
-# %% ../nbs/58_fusion_gain.ipynb #008-6e984d
+
+def _validation(rows, models, metric, declared):  # -> as `_validation_values`
+    "The same; where the modality was declared, nothing hangs on validation, and what cannot be computed there is left out."
+    try: return _validation_values(rows, models, metric)
+    except DataError:
+        if declared is None: raise
+        return None, 0
+
+# %% ../nbs/58_fusion_gain.ipynb #008-2e4b97
 _ONLY = "only single modality given"
 
 
 def _single(rows, modalities, metric, declared):  # -> the modality, what it is, why it
     "The single modality to beat: declared, the only one, or the best on validation (of equals the first)."
-    values, what = _validation_values(rows, modalities, metric), metric_named(metric)
+    (values, n_folds), what = _validation(rows, modalities, metric, declared), metric_named(metric)
     if declared is None and values is None and len(modalities) > 1:
         raise DataError("validation rows of every modality, to choose the best of them without a look at test", "none, or not of all of them",
                         f"Keep the val rows, or name the one that was declared before the test scores were seen: best={modalities[0]!r}.")
-    seen = "" if values is None else f"validation {what.title}: {', '.join(f'{m} {v:.3f}' for m, v in values.items())}"
+    mean = f", mean of {n_folds} folds that weigh equally" if n_folds > 1 else ""
+    seen = "" if values is None else f"validation {what.title}{mean}: {', '.join(f'{m} {v:.3f}' for m, v in values.items())}"
     if declared is not None: check_known(declared, modalities, "modality")
     if len(modalities) == 1: return modalities[0], _ONLY, "no other was given"
     if declared is not None: return declared, "declared single modality", "; ".join(filter(None, ["declared beforehand", seen]))
@@ -74,7 +90,7 @@ def _over_seeds(value, a, b):  # -> dict
     d = np.array([value[a, run] - value[b, run] for model, run in value if model == a and (b, run) in value])
     return {"seeds_mean": d.mean() if len(d) else np.nan, "seeds_sd": d.std(ddof=1) if len(d) > 1 else np.nan, "n_seeds": len(d)}
 
-# %% ../nbs/58_fusion_gain.ipynb #016-47fc46
+# %% ../nbs/58_fusion_gain.ipynb #016-4be7df
 def _check_direction(metric):
     "Refuse a metric that is best at a value, not at an end: neither the higher nor the lower model is the better."
     title = metric_named(metric).title
@@ -85,7 +101,7 @@ def _check_direction(metric):
 def _check_models(pred, fused, modalities):  # -> fused, modalities, and those of both that `pred` has
     "Names that are there, and fused models that are none of the modalities."
     check_predictions(pred)
-    fused, modalities = ((m,) if isinstance(m, str) else tuple(m) for m in (fused, modalities))
+    fused, modalities = ((m,) if isinstance(m, str) else tuple(m or ()) for m in (fused, modalities))
     made = {_MEAN_LOGIT} if len(modalities) > 1 else set()  # the model that is made here
     if not fused or not modalities or len({*fused, *modalities}) < len(fused) + len(modalities) or made & set(modalities):
         raise DataError("a fused model and the single modalities, apart", f"fused {', '.join(fused) or 'none'}; modalities {', '.join(modalities) or 'none'}",
@@ -95,13 +111,19 @@ def _check_models(pred, fused, modalities):  # -> fused, modalities, and those o
     return fused, modalities, [m for m in (*fused, *modalities) if m not in made]
 
 
+def _check_bootstrap(given):
+    "Refuse options that `bootstrap_metrics` does not have."
+    known = [name for f in (bootstrap_metrics, fusion_gain) for name, option in signature(f).parameters.items() if option.kind is option.KEYWORD_ONLY]
+    for name in given: check_known(name, known, "option of fusion_gain or bootstrap_metrics")
+
+
 def _lines(rows, fused, modalities, metric, best):  # -> DataFrame: model_a, model_b, against, why
     "What is compared with what."
     others = [_single(rows, modalities, metric, best)]
     if len(modalities) > 1: others.append((_MEAN_LOGIT, _UNTRAINED, f"{' and '.join(modalities)} combined, nothing learned"))
     return pd.DataFrame([{"model_a": f, "model_b": b, "against": against, "why": why} for f in fused for b, against, why in others if f != b])
 
-# %% ../nbs/58_fusion_gain.ipynb #017-01c987
+# %% ../nbs/58_fusion_gain.ipynb #017-7213de
 def fusion_gain(
     pred: pd.DataFrame, # prediction table: test rows of every model, val rows to choose by, any number of runs and folds
     *,
@@ -109,7 +131,7 @@ def fusion_gain(
     modalities: tuple = ("image_only", "table_only"), # the models of one modality each
     metric: str = "auc", # a name in METRICS, or "auc:<class>"
     best: str | None = None, # the modality to beat, if declared beforehand; None: the best on validation
-    runs: str = "best", # what stands for each model: "best" run by validation AUC, or "ensemble", the mean of all
+    runs: str | None = None, # what stands for each model: "best" run on validation, "ensemble", the mean; None: the best if there are val rows
     **bootstrap, # n, seed, cluster, stratified, threads: see `bootstrap_metrics`
 ) -> pd.DataFrame: # model_a, model_b, against, why, runs, columns of `compare_models`, seeds_mean, seeds_sd, n_seeds
     """The fused model against the best single modality and against the untrained mean logit, on the test part.
@@ -117,9 +139,10 @@ def fusion_gain(
     Differences are paired (shared resamples, patients drawn): interval and P as in `compare_models`, P corrected over these rows.
     `seeds_mean` and `seeds_sd` are the same difference run by run, over the `n_seeds` runs that both have.
     `fused="late_fusion"` asks whether the mean logit itself beats the single modality. Raises where the modality to beat
-    cannot be chosen without test: give `best` then. For two or more classes; risks of survival have no mean logit, and are
+    cannot be chosen without test: give `best` then; it needs no val rows. For two or more classes; risks of survival have no mean logit, and are
     compared with one modality at a time."""
     _check_direction(metric)
+    _check_bootstrap(bootstrap)
     fused, modalities, given = _check_models(pred, fused, modalities)
     pred = pred[pred["model"].isin(given) & (pred["split"] != "train")]
     one, said = _one_run(pred, runs)

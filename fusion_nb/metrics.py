@@ -42,7 +42,7 @@ def check_scores(
         raise DataError("cases of both classes" if score.ndim == 1 else "cases of every class", f"{len(label)} cases, none of them of class {missing[0]}")
     return label.astype(np.int64), score
 
-# %% ../nbs/51_metrics.ipynb #005-84c2bb
+# %% ../nbs/51_metrics.ipynb #005-853d86
 def _sample(label, score, counts):
     "Checked labels and scores, and counts (R, N): every row once where none are given."
     label, score = check_scores(label, score)
@@ -50,6 +50,12 @@ def _sample(label, score, counts):
     if counts.ndim != 2 or counts.shape[1] != len(label):
         raise DataError(f"counts of shape (R, {len(label)})", f"{counts.shape}")
     return label, score, counts
+
+
+def _two_classes(label, score, counts):
+    "As `_sample`, for the metrics that know one score per case."
+    if np.ndim(score) != 1: raise DataError("one score per case, that of the positive class", f"scores of shape {np.shape(score)}", "Take one column: score[:, 1].")
+    return _sample(label, score, counts)
 
 
 def _ratio(top, bottom):
@@ -75,7 +81,7 @@ def roc_counts(
     positives = np.cumsum(drawn * label[order].astype(drawn.dtype), axis=1, dtype=np.int64)[:, last]
     return positives, np.cumsum(drawn, axis=1, dtype=np.int64)[:, last] - positives
 
-# %% ../nbs/51_metrics.ipynb #012-df63ed
+# %% ../nbs/51_metrics.ipynb #012-f58ac2
 def auc(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -86,13 +92,13 @@ def auc(
 
     The Mann-Whitney statistic (Hanley and McNeil, Radiology 1982); the same as R's `pROC::auc(direction="<")` and
     scikit-learn's `roc_auc_score`."""
-    positives, negatives = roc_counts(*_sample(label, score, counts))
+    positives, negatives = roc_counts(*_two_classes(label, score, counts))
     steps = np.diff(negatives, axis=1, prepend=0)  # negatives at each distinct score
     ties = np.diff(positives, axis=1, prepend=0)
     above_twice = np.einsum("ru,ru->r", steps, 2 * positives - ties)
     return _one_or_all(_ratio(above_twice, 2 * positives[:, -1] * negatives[:, -1]), counts)
 
-# %% ../nbs/51_metrics.ipynb #018-0ddd5b
+# %% ../nbs/51_metrics.ipynb #018-ba7eaa
 _LANES = 64  # resamples side by side: one cache line of counts
 
 
@@ -109,7 +115,7 @@ class _Task:
     size: int = 1 # numbers per resample
 
 
-def _segments(label, score, unit, split_positives=False):  # -> unit (N,), kind (S,) 0 negatives, 1 positives, 2 both, start (S + 1,)
+def _segments(label, score, unit, split_positives=False):  # -> unit (N,), positive (N,), kind (S,) 0 negatives, 1 positives, 2 both, start (S + 1,)
     "The rows from the highest score down, cut where a kernel must look; `split_positives`: at each of their distinct scores."
     order = np.argsort(-score, kind="stable")
     first = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # of each run of equal scores
@@ -117,7 +123,7 @@ def _segments(label, score, unit, split_positives=False):  # -> unit (N,), kind 
     kind = np.where(low == high, high, 2)
     same = (kind[1:] == kind[:-1]) & ((kind[1:] == 0) | (kind[1:] == 1) & (not split_positives))
     cut = np.flatnonzero(np.r_[True, ~same])
-    return unit[order].astype(np.uint32), kind[cut].astype(np.uint8), np.r_[first[cut], len(order)].astype(np.uint32)
+    return unit[order].astype(np.uint32), label[order] == 1, kind[cut].astype(np.uint8), np.r_[first[cut], len(order)].astype(np.uint32)
 
 # %% ../nbs/51_metrics.ipynb #021-8d29b1
 _AHEAD = 16  # rows
@@ -144,7 +150,7 @@ def _row(counts, unit, i):
     _prefetch(counts, unit[min(i + np.uint32(_AHEAD), np.uint32(len(unit) - 1))])
     return counts[unit[i]]
 
-# %% ../nbs/51_metrics.ipynb #022-f2cfa0
+# %% ../nbs/51_metrics.ipynb #022-103b56
 @_compiled
 def _auc_kernel(counts, unit, positive, kind, start, out):
     "Twice the pairs in the right order plus the tied ones, over twice the pairs."
@@ -169,8 +175,7 @@ def _auc_kernel(counts, unit, positive, kind, start, out):
 
 def _auc_tasks(label, score, unit):  # -> list of _Task
     "What the AUC of one model needs."
-    unit, kind, start = _segments(label, score, unit)
-    return [_Task(_auc_kernel, (unit, label[np.argsort(-score, kind="stable")] == 1, kind, start))]
+    return [_Task(_auc_kernel, _segments(label, score, unit))]
 
 # %% ../nbs/51_metrics.ipynb #024-fdde29
 def _run_tasks(tasks, counts):  # -> list of (size, R)
@@ -182,7 +187,7 @@ def _run_tasks(tasks, counts):  # -> list of (size, R)
         for b, block in enumerate(blocks): task.kernel(block, *task.arrays, out[b])
     return [out.transpose(1, 0, 2).reshape(task.size, -1)[:, :counts.shape[1]] for task, out in zip(tasks, outs)]
 
-# %% ../nbs/51_metrics.ipynb #027-44f757
+# %% ../nbs/51_metrics.ipynb #027-82870c
 def _share(value, name):
     "A share to reach, checked."
     if not 0 < value <= 1: raise DataError(f"a {name} above 0, at most 1", f"{value}", "Write 0.95 for 95%.")
@@ -200,13 +205,13 @@ def specificity_at_sensitivity(
 
     As R's `pROC::coords(roc, 0.95, input="sensitivity", ret="specificity")`, but without its interpolation through ties."""
     share = _share(sensitivity, "sensitivity")
-    positives, negatives = roc_counts(*_sample(label, score, counts))
+    positives, negatives = roc_counts(*_two_classes(label, score, counts))
     n_positive, n_negative = positives[:, -1:], negatives[:, -1]
     enough = positives >= share * n_positive
     passed = np.take_along_axis(negatives, enough.argmax(axis=1)[:, None], axis=1)[:, 0]
     return _one_or_all(_ratio(n_negative - passed, np.where(n_positive[:, 0] > 0, n_negative, 0)), counts)
 
-# %% ../nbs/51_metrics.ipynb #030-b402fb
+# %% ../nbs/51_metrics.ipynb #030-346a2c
 def sensitivity_at_specificity(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -218,10 +223,10 @@ def sensitivity_at_specificity(
 
     As R's `pROC::coords(roc, 0.95, input="specificity", ret="sensitivity")`, but without its interpolation through ties."""
     _share(specificity, "specificity")
-    label, score = check_scores(label, score)
+    label, score, _ = _two_classes(label, score, counts)
     return specificity_at_sensitivity(1 - label, -score, sensitivity=specificity, counts=counts)
 
-# %% ../nbs/51_metrics.ipynb #033-063c9c
+# %% ../nbs/51_metrics.ipynb #033-4899ce
 @_compiled
 def _crossing_kernel(counts, unit, positive, kind, start, share, out):
     "Specificity at the first threshold that finds the `share` of the positives."
@@ -252,10 +257,9 @@ def _crossing_kernel(counts, unit, positive, kind, start, share, out):
 def _crossing_tasks(label, score, unit, *, share, turned=False):  # -> list of _Task
     "What specificity at fixed sensitivity needs; `turned`: sensitivity at fixed specificity."
     if turned: label, score = 1 - label, -score
-    unit, kind, start = _segments(label, score, unit)
-    return [_Task(_crossing_kernel, (unit, label[np.argsort(-score, kind="stable")] == 1, kind, start, _share(share, "share")))]
+    return [_Task(_crossing_kernel, (*_segments(label, score, unit), _share(share, "share")))]
 
-# %% ../nbs/51_metrics.ipynb #036-cdd724
+# %% ../nbs/51_metrics.ipynb #036-e2ceba
 def roc_points(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive
@@ -263,11 +267,11 @@ def roc_points(
     counts: np.ndarray | None = None, # (1, N) one resample, for a band
 ) -> pd.DataFrame: # threshold (from inf down), sensitivity, specificity: one row per threshold
     "The operating points of the ROC curve: positive is a score at or above the threshold."
-    positives, negatives = (np.concatenate([[0], passed[0]]) for passed in roc_counts(*_sample(label, score, counts)))
+    positives, negatives = (np.concatenate([[0], passed[0]]) for passed in roc_counts(*_two_classes(label, score, counts)))
     return pd.DataFrame({"threshold": [np.inf, *np.unique(score)[::-1]], "sensitivity": positives / positives[-1],
                          "specificity": (negatives[-1] - negatives) / negatives[-1]})
 
-# %% ../nbs/51_metrics.ipynb #041-a0c8fb
+# %% ../nbs/51_metrics.ipynb #041-5f5417
 def average_precision(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -275,12 +279,12 @@ def average_precision(
     counts: np.ndarray | None = None, # (R, N) how often each resample drew each row
 ) -> float | np.ndarray: # in [0, 1], or (R,) of them; NaN for a resample without positives
     "Average precision, the stepwise area under the precision-recall curve; higher is better. As scikit-learn's `average_precision_score`."
-    positives, negatives = roc_counts(*_sample(label, score, counts))
+    positives, negatives = roc_counts(*_two_classes(label, score, counts))
     steps = np.diff(positives, axis=1, prepend=0)
     precision = positives / np.maximum(positives + negatives, 1)
     return _one_or_all(_ratio((steps * precision).sum(axis=1), positives[:, -1]), counts)
 
-# %% ../nbs/51_metrics.ipynb #043-fe1b27
+# %% ../nbs/51_metrics.ipynb #043-2962b4
 @_compiled
 def _precision_kernel(counts, unit, positive, kind, start, out):
     "Precision at each step of recall, summed."
@@ -302,10 +306,9 @@ def _precision_kernel(counts, unit, positive, kind, start, out):
 
 def _precision_tasks(label, score, unit):  # -> list of _Task
     "What average precision needs: every distinct score of a positive is a step."
-    unit, kind, start = _segments(label, score, unit, split_positives=True)
-    return [_Task(_precision_kernel, (unit, label[np.argsort(-score, kind="stable")] == 1, kind, start))]
+    return [_Task(_precision_kernel, _segments(label, score, unit, split_positives=True))]
 
-# %% ../nbs/51_metrics.ipynb #046-00ec0e
+# %% ../nbs/51_metrics.ipynb #046-1e5b13
 def class_auc(
     label: np.ndarray, # (N,) 0..C-1
     score: np.ndarray, # (N, C) a column per class, higher: more that class
@@ -317,6 +320,7 @@ def class_auc(
 
     As scikit-learn's `roc_auc_score(multi_class="ovr", average=...)`; Hand and Till (2001) discuss the averages."""
     check_known(str(average), ("macro", "weighted", "None"), "average")
+    if np.ndim(score) != 2: raise DataError("a column of scores for each class", f"scores of shape {np.shape(score)}", "For two classes and one score take auc().")
     label, score, drawn = _sample(label, score, counts)
     of_class = np.stack([auc(label == c, score[:, c], counts=drawn) for c in range(score.shape[1])], axis=1)
     weights = _class_weights(label, drawn) if average == "weighted" else np.full(of_class.shape, 1 / score.shape[1])
@@ -328,9 +332,10 @@ def _class_weights(label, counts):  # -> (R, C)
     sums = counts @ (label[:, None] == np.arange(label.max() + 1)).astype(np.float64)
     return sums / sums.sum(axis=1, keepdims=True)
 
-# %% ../nbs/51_metrics.ipynb #049-320f49
+# %% ../nbs/51_metrics.ipynb #049-5940ae
 def _called(score, threshold):
     "The class that each case is called."
+    if np.isnan(threshold).any(): raise DataError("a threshold for every case", "NaN")
     return score.argmax(axis=1) if score.ndim == 2 else (score >= threshold).astype(np.int64)
 
 
@@ -376,7 +381,10 @@ _FROM_CONFUSION = {
     "mcc": _mcc,
 }
 
-# %% ../nbs/51_metrics.ipynb #053-5d5122
+# %% ../nbs/51_metrics.ipynb #053-7203be
+_TWO_CLASSES = ("sensitivity", "specificity", "precision", "f1", "net_benefit")
+
+
 def threshold_metric(
     name: str, # accuracy, balanced_accuracy, sensitivity, specificity, precision, f1, macro_f1, mcc or net_benefit
     label: np.ndarray, # (N,) 0 or 1; 0..C-1 for scores (N, C)
@@ -386,6 +394,7 @@ def threshold_metric(
     counts: np.ndarray | None = None, # (R, N) how often each resample drew each row
 ) -> float | np.ndarray: # a number, or (R,) of them; NaN where the denominator is 0
     "A metric of the calls, higher is better; each as scikit-learn's function of that name."
+    if np.ndim(score) == 2 and name in _TWO_CLASSES: raise DataError(f"one score per case for {name}", f"scores of shape {np.shape(score)}", "Ask for one class: score[:, c], label == c.")
     confusion = confusion_counts(label, score, threshold=threshold, counts=counts)
     return _one_or_all(_of_confusion(name, threshold)(confusion if counts is not None else confusion[None]), counts)
 

@@ -20,7 +20,7 @@ from .metrics import check_scores, roc_counts
 from .runs import read_json, write_json
 from .schema import DataError, check_known
 
-# %% ../nbs/59_operating_point.ipynb #007-0aa4fe
+# %% ../nbs/59_operating_point.ipynb #007-f7df94
 _VERSION = 1  # of the files
 _PARAMETERS = {"platt": ("intercept", "slope"), "temperature": ("temperature",), "isotonic": ("score", "probability")}
 _SCALES = {"platt": ("logit", "score"), "temperature": ("logit",), "isotonic": ("score",)}
@@ -28,7 +28,8 @@ _SCALES = {"platt": ("logit", "score"), "temperature": ("logit",), "isotonic": (
 
 def _scaled(score, scale):
     "Scores of any shape as they are, or as their logits."
-    score = np.asarray(score, np.float64)
+    try: score = np.asarray(score, np.float64)
+    except (TypeError, ValueError): raise DataError("scores that are numbers", repr(score)[:60]) from None
     if not np.isfinite(score).all(): raise DataError("finite scores", f"{(~np.isfinite(score)).sum()} that are not")
     if scale == "score" or not score.size: return score
     if score.min() < 0 or score.max() > 1:
@@ -131,7 +132,7 @@ def _fit_isotonic(label, score):
 
 _METHODS = {"platt": _fit_platt, "temperature": _fit_temperature, "isotonic": _fit_isotonic}
 
-# %% ../nbs/59_operating_point.ipynb #013-4fa797
+# %% ../nbs/59_operating_point.ipynb #013-4597a2
 def _validation(label, score):
     "Checked labels and scores of one positive class."
     label, score = check_scores(label, score)
@@ -148,7 +149,8 @@ def fit_calibrator(
 ) -> Calibrator: # to apply to the test part
     """Learn on validation how scores become probabilities.
 
-    Platt (1999); temperature: Guo et al. (ICML 2017); isotonic: Zadrozny and Elkan (KDD 2002). Raises `DataError` where the likelihood has no
+    Platt (1999); temperature: Guo et al. (ICML 2017); isotonic: Zadrozny and Elkan (KDD 2002). Platt of probabilities, and temperature, take
+    the logit of scores kept 1e-6 away from 0 and 1, here and in `apply`. Raises `DataError` where the likelihood has no
     maximum, as when the scores part the classes without an error, and for a temperature of scores that are no probabilities. A slope below 0
     in Platt's parameters turns the order round: on these cases the score was worse than chance."""
     fit = _METHODS[check_known(method, _METHODS, "method of calibration")]

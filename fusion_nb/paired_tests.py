@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['permutation_compare', 'mcnemar_compare', 'corrected_resampled_t', 'noninferiority']
 
-# %% ../nbs/57_paired_tests.ipynb #002-e96a2f
-import os
+# %% ../nbs/57_paired_tests.ipynb #002-4a90be
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,10 @@ from scipy.optimize import brentq
 from scipy.stats import binom, norm, rankdata
 from scipy.stats import t as student
 
-from .compare import _corrected, _pairs
+from .compare import _corrected, _difference, _pairs, _spread
 from .metrics import _LANES
-from .predictions import Scores
-from .resample import Resamples, _evaluate, _jobs, _key, metric_named, percentile_limits
+from .predictions import _NO_PATIENTS, Scores
+from .resample import Resamples, _check_threshold, _evaluate, _jobs, _key, _n_threads, _tails, metric_named
 from .schema import DataError, check_known
 
 # %% ../nbs/57_paired_tests.ipynb #006-877f0b
@@ -48,7 +48,7 @@ def _every_exchange(counts, _, first):
     number = 2 * (first + np.arange(_LANES))
     _set_exchanged(counts, (number >> np.arange(len(counts) // 2)[:, None] & 1).astype(np.uint8))
 
-# %% ../nbs/57_paired_tests.ipynb #009-babf72
+# %% ../nbs/57_paired_tests.ipynb #009-31e764
 def _number(unit, n):  # -> number of exchanges, whether these are all there are
     "All exchanges where there are no more than `n`, else `n` random ones."
     every = 2 ** int(unit.max())
@@ -60,7 +60,7 @@ def _permuted(job, unit, n, seed, threads):  # pooled job, unit (N,) -> (n,), or
     (number, every), units = _number(unit, n), int(unit.max()) + 1
     fill = _every_exchange if every else partial(_random_exchanges, key=_key(seed))
     if threads == 0: job, threads = replace(job, metric=replace(job.metric, tasks=None)), 1
-    a, b = (_evaluate([job], fill, np.concatenate(rows), 2 * units, number, threads or len(os.sched_getaffinity(0)))[:, 0]
+    a, b = (_evaluate([job], fill, np.concatenate(rows), 2 * units, number, _n_threads(threads))[:, 0]
             for rows in ((unit, unit + units), (unit + units, unit)))
     return a - b
 
@@ -71,29 +71,16 @@ def _permutation_p(d, permuted, every):  # -> dict
     p = extreme.mean() if every else (1 + extreme.sum()) / (1 + n)
     return {"p": p, "p_mc": 0.0 if every else np.sqrt(p * (1 - p) / n), "n_undefined": int(np.isnan(permuted).sum())}
 
-# %% ../nbs/57_paired_tests.ipynb #011-5590d8
-def _patients(scores):  # -> unit (N,), number of patients, NaN if unknown
-    "What is independent: patients, or rows where none are known."
-    unit = np.arange(len(scores)) if scores.group is None else pd.factorize(pd.Series(scores.group))[0]
-    return unit, np.nan if scores.group is None else unit.max() + 1
-
-
-def _check_cut(scores):
-    "Refuse to call at 0.5 what is no probability."
-    low, high = scores.scores.min(), scores.scores.max()
-    if scores.thresholds is None and (low < 0 or high > 1):
-        raise DataError("thresholds for scores that are no probabilities", f"scores from {low:g} to {high:g}",
-                        "Give them: scores.at({model: threshold}).")
-
-
-def _describe_permutation(metric, unit, n_groups, n, seed, raw):
+# %% ../nbs/57_paired_tests.ipynb #011-d02e61
+def _describe_permutation(metric, scores, n, seed, raw):
     "The test in a sentence."
+    unit = scores.unit
     number, every = _number(unit, n)
     what = f"{'raw scores' if raw else metric.exchange} exchanged within {'patients' if unit.max() + 1 < len(unit) else 'cases'}"
     how = f"all {number:,} exchanges" if every else f"{number:,} random exchanges, seed {seed}"
-    return f"Permutation: {what}, {how}{'; no patient id was given, so rows were taken as independent' if np.isnan(n_groups) else ''}."
+    return f"Permutation: {what}, {how}{f'; {_NO_PATIENTS}' if scores.group is None else ''}."
 
-# %% ../nbs/57_paired_tests.ipynb #012-3e9d06
+# %% ../nbs/57_paired_tests.ipynb #012-8f58a2
 def permutation_compare(
     scores: Scores, # models by cases
     metric: str = "auc", # any in METRICS
@@ -109,9 +96,8 @@ def permutation_compare(
     Ranks are exchanged within a case or patient (Venkatraman and Begg 1996; of areas: Bandos, Rockette and Gur, Stat. Med. 2005).
     There is no interval: `low`, `high` and `z` are NaN; `compare_models` has them. At most `n` possible exchanges are all enumerated."""
     if n < 2: raise DataError("at least 2 exchanges", f"n={n}", "P cannot fall below 1 / (n + 1): 20,000 serve most purposes.")
-    jobs, (unit, n_groups) = list(_jobs(scores, (metric,))), _patients(scores)
+    jobs, unit = list(_jobs(scores, (metric,))), scores.unit
     if unit.max() < 1: raise DataError("at least two patients, for a permutation test", f"one, with {len(unit)} rows")
-    if jobs[0].metric.needs_threshold and scores.kind == "binary": _check_cut(scores)
     estimate, rows = [job.plain() for job in jobs], []
     undefined = [model for model, value in zip(scores.models, estimate) if np.isnan(value)]
     if undefined: raise DataError("a metric that is defined for every model", f"no {metric} of {undefined[0]!r}")
@@ -119,7 +105,7 @@ def permutation_compare(
         d, permuted = estimate[a] - estimate[b], _permuted(_pooled(jobs[a], jobs[b], raw), unit, n, seed, threads)
         rows.append({"model_a": scores.models[a], "model_b": scores.models[b], "metric": metric, "difference": d,
                      **dict.fromkeys(("low", "high", "z"), np.nan), **_permutation_p(d, permuted, _number(unit, n)[1])})
-    return _corrected(rows).assign(n=len(unit), n_groups=n_groups, test=_describe_permutation(jobs[0].metric, unit, n_groups, n, seed, raw))
+    return _corrected(rows).assign(n=len(unit), n_groups=scores.n_groups, test=_describe_permutation(jobs[0].metric, scores, n, seed, raw))
 
 # %% ../nbs/57_paired_tests.ipynb #024-1e5d49
 def _mcnemar_p(b, c, method):
@@ -137,17 +123,16 @@ def _tango_low(b, c, n, z):
     top = (b - c) / n - 1e-12  # not the estimate itself, where both sides vanish if the variance does
     return brentq(off, -1.0, top, xtol=1e-14) if top > -1 else -1.0
 
-# %% ../nbs/57_paired_tests.ipynb #027-fc2143
+# %% ../nbs/57_paired_tests.ipynb #027-82a229
 def _check_mcnemar(scores, metric):
     "Refuse scores without calls, and cases that are not independent."
     if scores.kind == "survival":
         raise DataError("scores of classes for McNemar's test", "survival scores", "Use permutation_compare(scores, 'harrell_c').")
     known = ("accuracy", "sensitivity", "specificity") if scores.kind == "binary" else ("accuracy",)
     check_known(metric, known, "metric of McNemar's test")
-    if scores.kind == "binary": _check_cut(scores)
-    unit, n_groups = _patients(scores)
-    if unit.max() + 1 < len(unit):
-        raise DataError("one row per patient for McNemar's test", f"{len(unit):,} rows of {n_groups:,} patients",
+    _check_threshold(scores, metric)
+    if scores.n_groups < len(scores):
+        raise DataError("one row per patient for McNemar's test", f"{len(scores):,} rows of {scores.n_groups:,.0f} patients",
                         f"Use permutation_compare(scores, metric={metric!r}), which exchanges whole patients.")
 
 
@@ -157,7 +142,7 @@ def _right(scores):  # -> (N, M)
     called = scores.scores.argmax(axis=2) if scores.kind == "multiclass" else scores.scores >= cut
     return called == scores.label[:, None]
 
-# %% ../nbs/57_paired_tests.ipynb #028-fdb40d
+# %% ../nbs/57_paired_tests.ipynb #028-af82e8
 def mcnemar_compare(
     scores: Scores, # models by cases; called at `scores.thresholds`, else at 0.5, of several classes the one of the highest score
     metric: str = "accuracy", # or "sensitivity", "specificity": among the positives or the negatives alone
@@ -171,20 +156,20 @@ def mcnemar_compare(
     P is binomial, exact (as statsmodels' `mcnemar`) or mid-P (Fagerland et al. 2013); `z` is McNemar's own, (b - c) / sqrt(b + c), and Tango's
     interval (1998) agrees with it. `only_a` and `only_b`, b and c, are the cases that one alone calls rightly. Refuses repeated patients."""
     check_known(method, ("mid-p", "exact"), "method of McNemar's test")
-    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
+    limit, rows = norm.ppf(_tails(level)[1]), []
     _check_mcnemar(scores, metric)
     right = _right(scores)[{"accuracy": slice(None), "sensitivity": scores.label == 1, "specificity": scores.label == 0}[metric]]
-    n, limit, rows = len(right), norm.ppf((1 + level) / 2), []
+    n = len(right)
     if not n: raise DataError(f"cases for the {metric}", "none of that class")
     for i, j in _pairs(scores.models, reference):
         b, c = int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())
         rows.append({"model_a": scores.models[i], "model_b": scores.models[j], "metric": metric, "difference": (b - c) / n,
                      "low": _tango_low(b, c, n, limit), "high": -_tango_low(c, b, n, limit), "z": (b - c) / np.sqrt(max(1, b + c)),
                      "p": _mcnemar_p(b, c, method), "only_a": b, "only_b": c})
-    note = "; no patient id was given, so rows were taken as independent" if scores.group is None else ""
+    note = f"; {_NO_PATIENTS}" if scores.group is None else ""
     return _corrected(rows).assign(n=n, n_groups=np.nan if scores.group is None else n, test=f"McNemar, {method}; Tango's interval{note}.")
 
-# %% ../nbs/57_paired_tests.ipynb #033-aecb9b
+# %% ../nbs/57_paired_tests.ipynb #033-b568ce
 def corrected_resampled_t(
     differences: np.ndarray, # (k * r,) or (r, k): a metric of model A less that of B, on the test part of every fold and repetition
     *,
@@ -196,18 +181,18 @@ def corrected_resampled_t(
     Differences that do not vary at all cannot be tested: P is NaN, or 1 where all are zero."""
     d = np.asarray(differences, np.float64).ravel()
     if not 0 < test_fraction < 1: raise DataError("a share of test cases between 0 and 1", f"{test_fraction}", "Write 0.2 for five folds.")
-    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
+    quantile = _tails(level)[1]
     if len(d) < 2: raise DataError("the differences of at least two folds", f"{len(d)}", "One fold cannot tell how much training varies.")
     if not np.isfinite(d).all():
         raise DataError("a finite difference for every fold", f"{d[~np.isfinite(d)][0]} at position {np.flatnonzero(~np.isfinite(d))[0]}",
                         "A fold without cases of a class has no AUC: stratify the folds.")
     mean, error = d.mean(), np.sqrt((1 / len(d) + test_fraction / (1 - test_fraction)) * d.var(ddof=1))
     t = mean / error if error > 1e-12 else 0.0 if abs(mean) <= 1e-12 else np.nan
-    reach = student.ppf((1 + level) / 2, len(d) - 1) * error
+    reach = student.ppf(quantile, len(d) - 1) * error
     return pd.Series({"difference": mean, "low": mean - reach, "high": mean + reach, "t": t, "df": len(d) - 1, "p": 2 * student.sf(abs(t), len(d) - 1),
                       "n": len(d), "test": f"Corrected resampled t-test of {len(d)} folds, {test_fraction:.0%} of the cases in each."})
 
-# %% ../nbs/57_paired_tests.ipynb #039-11443e
+# %% ../nbs/57_paired_tests.ipynb #039-f233f5
 def _verdict(row, gain_low, margin, alpha, title):
     "What the limit of the gain says, in words."
     limit, names = f"(one-sided {100 * (1 - alpha):.4g}% limit)", f"{title} of {row['model_a']}"
@@ -217,17 +202,24 @@ def _verdict(row, gain_low, margin, alpha, title):
     return f"not shown: the {names} may be {-gain_low:.3f} behind that of {row['model_b']} {limit}, and the margin is {margin:g}."
 
 
-def _margin_test(values, estimate, sign, margin, alpha):  # -> dict
+def _margin_test(values, estimate, sign, margin, alpha):  # -> dict: that of `_difference`, with z and every P those of the margin
     "One pair: values (R, 2), estimate (2,); `sign` 1 if higher is better, else -1."
-    d = values[:, 0] - values[:, 1]
-    difference, (low, high), defined = estimate[0] - estimate[1], percentile_limits(d, level=1 - 2 * alpha), d[~np.isnan(d)]
-    sd, above = defined.std(ddof=1) if len(defined) > 1 else 0.0, sign * difference + margin
+    d, difference = values[:, 0] - values[:, 1], estimate[0] - estimate[1]
+    row, sd = _difference(d, difference, 1 - 2 * alpha), _spread(d)
+    n = len(d) - row["n_undefined"]
     # models that agree in every resample are not worse; any other constant difference cannot be tested this way
-    z = above / sd if sd > 1e-12 else np.inf if len(defined) > 1 and abs(difference) <= 1e-12 else np.nan
-    beyond = (1 + (sign * defined <= -margin).sum()) / (1 + len(defined))
-    return {"difference": difference, "low": low, "high": high, "z": z, "p": norm.sf(z), "p_percentile": beyond, "n_undefined": len(d) - len(defined)}
+    z = (sign * difference + margin) / sd if sd > 1e-12 else np.inf if n > 1 and abs(difference) <= 1e-12 else np.nan
+    return {**row, "z": z, "p": norm.sf(z), "p_percentile": (1 + (sign * d <= -margin).sum()) / (1 + n) if n else np.nan,
+            "p_mc": 0.0 if np.isinf(z) else norm.pdf(z) * abs(z) / np.sqrt(2 * max(n, 1))}
 
-# %% ../nbs/57_paired_tests.ipynb #040-ff91b0
+
+def _check_margin(margin, alpha):
+    "Refuse what is no margin, and what is no one-sided level."
+    for value, top, expected, todo in ((margin, np.inf, "a margin above 0", "Say how much worse is still acceptable: 0.02 of AUC, say."),
+                                       (alpha, 0.5, "a one-sided level between 0 and 0.5", "0.025 is usual.")):
+        if not isinstance(value, Real) or not 0 < value < top: raise DataError(expected, f"{value!r}", todo)
+
+# %% ../nbs/57_paired_tests.ipynb #040-fd8cee
 def noninferiority(
     resamples: Resamples, # of `bootstrap_metrics`
     *,
@@ -235,13 +227,13 @@ def noninferiority(
     margin: float, # the loss of the metric that is still acceptable, above 0, fixed beforehand
     metric: str = "auc", # one of the resamples' metrics
     alpha: float = 0.025, # one-sided level
-) -> pd.DataFrame: # the columns of `compare_models`, and p_percentile, margin, verdict
+) -> pd.DataFrame: # the columns of `compare_models` but those of max-T, and margin, verdict
     """Non-inferiority of every other model to `reference`, on paired resamples; the metric's own direction is respected.
 
-    The verdict is that of the one-sided percentile limit: `low`, or `high` where lower is better, each at 1 - alpha. P is one-sided, for the
-    hypothesis that the model is worse by `margin` or more, normal; `p_percentile` is the share of resamples beyond it, with +1."""
-    if not 0 < margin < np.inf: raise DataError("a margin above 0", f"{margin}", "Say how much worse is still acceptable: 0.02 of AUC, say.")
-    if not 0 < alpha < 0.5: raise DataError("a one-sided level between 0 and 0.5", f"{alpha}", "0.025 is usual.")
+    The verdict is that of the one-sided percentile limit: `low`, or `high` where lower is better, each at 1 - alpha; of several models it is
+    not corrected for their number, and says so. P is one-sided, for the hypothesis that the model is worse by `margin` or more, normal;
+    `p_percentile` is the share of resamples beyond it, with +1. `low_mc`, `high_mc` and `p_mc` are Monte Carlo standard errors."""
+    _check_margin(margin, alpha)
     (values, estimate), kind = resamples.of(metric), metric_named(metric)
     if kind.perfect is not None: raise DataError("a metric of which more, or less, is better", f"{metric!r}, of which {kind.perfect} is perfect")
     sign, models, rows = 1 if kind.higher_is_better else -1, resamples.models, []
@@ -249,4 +241,5 @@ def noninferiority(
         row = {"model_a": models[a], "model_b": models[b], "metric": metric, **_margin_test(values[:, [a, b]], estimate[[a, b]], sign, margin, alpha)}
         verdict = _verdict(row, row["low"] if sign > 0 else -row["high"], margin, alpha, kind.title)
         rows.append({**row, "margin": margin, "verdict": verdict})
+    if len(rows) > 1: rows = [{**row, "verdict": f"{row['verdict']} Uncorrected, one of {len(rows)} comparisons; p_holm is corrected."} for row in rows]
     return _corrected(rows).assign(n=resamples.n_cases, n_groups=resamples.n_groups, test=f"Non-inferiority within {margin:g}: {resamples.method}")

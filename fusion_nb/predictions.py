@@ -6,13 +6,14 @@
 __all__ = ['check_predictions', 'prediction_rows', 'write_predictions', 'read_predictions', 'read_scores', 'best_run', 'ensemble',
            'late_fusion', 'Scores', 'score_matrix']
 
-# %% ../nbs/50_predictions.ipynb #002-e75b7b
+# %% ../nbs/50_predictions.ipynb #002-26b3a6
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ from sklearn.metrics import roc_auc_score
 from .runs import atomic_path
 from .schema import DataError, check_columns, check_known, check_unique
 
-# %% ../nbs/50_predictions.ipynb #004-139756
+# %% ../nbs/50_predictions.ipynb #004-21d7e4
 _KEYS = ["study", "model", "run", "fold", "case_id"]
 _CASE = [*_KEYS, "group", "split"]
 _SPLITS = ("train", "val", "test")
+_NO_PATIENTS = "no patient id was given, so rows were taken as independent"  # for the methods text of every test
 
 
 def _outcome(table, where):
@@ -37,6 +39,18 @@ def _outcome(table, where):
     outcome = ["time", "event"] if survival and "label" not in table else ["label"]
     check_columns(table, outcome, where)
     return outcome
+
+
+def _several(names, what):
+    "Names as a tuple; one string is no list of letters."
+    if isinstance(names, Iterable) and not isinstance(names, str): return tuple(names)
+    raise DataError(f"a tuple of {what}", f"{names!r}", f"One alone is written ({names!r},)." if isinstance(names, str) else "")
+
+
+def _numeric(values, what):
+    "Anything that numpy takes as numbers, as float64."
+    try: return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as e: raise DataError(f"numbers for {what}", f"{type(values).__name__}: {e}") from e
 
 
 def _refuse(table, column, bad, expected, todo=""):
@@ -162,15 +176,21 @@ def check_predictions(
     _check_events(_check_rows(pred, where), where)
     return pred
 
-# %% ../nbs/50_predictions.ipynb #010-426afe
+# %% ../nbs/50_predictions.ipynb #010-17d983
 def _score_frame(score, positive, survival):
     "Scores as columns of the prediction table."
     if not isinstance(score, pd.DataFrame):
         if np.ndim(score) != 1:
             raise DataError("(N,) scores of the positive class, or a table with a column per class", f"an array of shape {np.shape(score)}",
                             "Name the classes: pd.DataFrame(score, columns=classes).")
-        score = pd.DataFrame({"risk" if survival else positive: np.asarray(score, np.float64)})
-    return score.astype(np.float64).add_prefix("score_").reset_index(drop=True)
+        score = pd.DataFrame({"risk" if survival else positive: score})
+    return pd.DataFrame(_numeric(score, "the scores"), columns=score.columns).add_prefix("score_")
+
+
+def _whole(number, name):
+    "A whole number as int."
+    if not isinstance(number, Real) or number % 1: raise DataError(f"a whole number for {name}", f"{name}={number!r}")
+    return int(number)
 
 
 def prediction_rows(
@@ -189,12 +209,32 @@ def prediction_rows(
     if len(score) != len(cases):
         raise DataError("one score per case", f"{len(score)} scores of {model!r} for {len(cases)} cases")
     rows = pd.DataFrame({
-        "study": study, "model": model, "run": int(run), "fold": int(fold), "case_id": cases["case_id"].astype(str),
+        "study": study, "model": model, "run": _whole(run, "run"), "fold": _whole(fold, "fold"), "case_id": cases["case_id"].astype(str),
         "group": cases["group"].astype(object) if "group" in cases else None, "split": cases["split"], **cases[outcome]}).reset_index(drop=True)
     rows = _check_rows(rows.join(_score_frame(score, positive, "label" not in cases)), f"the predictions of {model!r}")
     return rows.astype({c: np.float64 if c == "time" else np.int64 for c in outcome})
 
-# %% ../nbs/50_predictions.ipynb #019-dd4e02
+# %% ../nbs/50_predictions.ipynb #019-c0e1e5
+def _check_header(path):
+    "Refuse a header that pandas would take for one column, or of which it would rename the second of two columns."
+    names = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig").iloc[0]
+    other = next((f"{separator!r}" for separator in (";", "\t") if len(names) == 1 and separator in names[0]), None)
+    if other:
+        raise DataError(f"columns separated by commas in {path}", f"the one column {names[0]!r}: its separator looks like {other}",
+                        "Save it with commas between the columns and points in the numbers.")
+    twice = names[names.duplicated() & (names != "")].tolist()
+    if twice: raise DataError(f"each column once in {path}", f"the column {twice[0]!r} {(names == twice[0]).sum()} times", "Rename or remove one.")
+
+
+def _read_csv(path, ids):
+    "A CSV file as it stands, with the columns `ids` as text."
+    _check_header(path)
+    table = pd.read_csv(path, dtype=dict.fromkeys(ids, object), encoding="utf-8-sig", float_precision="round_trip")
+    if isinstance(table.index, pd.RangeIndex): return table
+    raise DataError(f"as many values in a row as names in the header of {path}", f"{len(table.columns)} names and more values",
+                    "Name every column; remove a comma at the end of the rows.")
+
+# %% ../nbs/50_predictions.ipynb #020-587698
 def write_predictions(
     pred: pd.DataFrame, # prediction table
     path: str | Path, # .parquet or .csv
@@ -208,12 +248,13 @@ def write_predictions(
 
 
 def _read_table(path, ids):
-    "A CSV or Parquet file as it stands, with the columns `ids` as text."
-    read_csv = partial(pd.read_csv, dtype=dict.fromkeys(ids, object), encoding="utf-8-sig", float_precision="round_trip")
-    path, readers = Path(path), {".parquet": pd.read_parquet, ".csv": read_csv}
+    "A CSV or Parquet file as it stands, with the columns `ids` of a CSV file as text."
+    path, readers = Path(path), {".parquet": pd.read_parquet, ".csv": partial(_read_csv, ids=ids)}
+    if path.is_dir(): raise DataError("a file of predictions", f"{path}, which is a folder", "Name a file in it.")
     read = readers[check_known(path.suffix, readers, "suffix of a prediction file")]
     if not path.is_file(): raise DataError("a file of predictions", f"{path}, which is not there", "Check the name and the folder.")
     try: return read(path)
+    except DataError: raise
     except (ValueError, OSError) as e:  # pandas' and pyarrow's own parsing errors are ValueErrors
         raise DataError(f"a readable {path.suffix[1:]} file", f"{path}: {str(e).strip()}", "Open it and look at the place named.") from e
 
@@ -224,7 +265,7 @@ def read_predictions(
     "Read a prediction table and check it."
     return check_predictions(_read_table(path, ["case_id", "group"]), Path(path).name)
 
-# %% ../nbs/50_predictions.ipynb #023-502e24
+# %% ../nbs/50_predictions.ipynb #024-502e24
 def _refuse_rows(table, column, bad, expected, path):
     "Name the first bad value of a column by its row, as a spreadsheet counts rows."
     rows = np.flatnonzero(bad)
@@ -261,7 +302,29 @@ def _read_outcome(table, label, classes, path):
     _refuse_rows(table, label[0], numbers[0] < 0, "times of 0 or more", path)
     return {"time": numbers[0], "event": numbers[1].astype(np.int64)}
 
-# %% ../nbs/50_predictions.ipynb #024-0eef27
+# %% ../nbs/50_predictions.ipynb #025-bdbb33
+def _paths(path):
+    "One file or several, as a list of paths."
+    paths = [path] if isinstance(path, (str, os.PathLike)) or not isinstance(path, Iterable) else list(path)
+    wrong = [p for p in paths if not isinstance(p, (str, os.PathLike))]
+    if wrong: raise DataError("the path of a file, or a list of paths", f"{wrong[0]!r}")
+    return [Path(p) for p in paths]
+
+
+def _column_names(names, what):
+    "One name or several, as a list."
+    names = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [names]
+    if all(isinstance(name, str) for name in names): return names
+    raise DataError(f"the name of a column, or a tuple of names, for {what}", f"{what}={names[0] if len(names) == 1 else names}")
+
+
+def _check_roles(label, score, ids):
+    "Refuse one column in two roles, a label that is its own score above all."
+    columns = [*label, *score, *ids]
+    twice = [c for c in (*label, *score) if columns.count(c) > 1]
+    if twice: raise DataError("a column of its own for the label, the score and each id", f"the column {twice[0]!r} for two of them")
+
+# %% ../nbs/50_predictions.ipynb #026-25b558
 def _read_file(path, label, score, group, case_id):
     "One file: its cases, and its scores with a column per class. `label`: one column or two; `score`: {class: column}."
     ids = [c for c in (group, case_id) if c is not None]
@@ -285,7 +348,7 @@ def _coded(cases, columns):
 
 def _named_columns(label, score):
     "The one or two columns of the outcome, and {class: column} of the scores."
-    label, score = [[names] if isinstance(names, str) else list(names) for names in (label, score)]
+    label, score = _column_names(label, "label"), _column_names(score, "score")
     if len(label) not in (1, 2): raise DataError("the column of the label, or the two of time and event", f"label={label}")
     if len(label) == 2 and len(score) != 1: raise DataError("one column of the risk beside time and event", f"score={score}")
     if len(score) in (0, 2):
@@ -296,7 +359,7 @@ def _named_columns(label, score):
     if len(set(names)) < len(names): raise DataError("a column of scores for each class", f"score={score}, the classes {', '.join(names)}")
     return label, dict(zip(names, score))
 
-# %% ../nbs/50_predictions.ipynb #026-d2b800
+# %% ../nbs/50_predictions.ipynb #028-b6cecc
 def _model_names(paths):
     "Each file's shortest tail that no other file has: `preds`, or `image/preds` beside `fusion/preds`."
     parts = [Path(os.path.abspath(path)).with_suffix("").parts for path in paths]
@@ -304,9 +367,12 @@ def _model_names(paths):
     for path, part in zip(paths, parts):
         tails = [part[-n:] for n in range(1, len(part) + 1)]
         alone = [tail for tail in tails if sum(other[-len(tail):] == tail for other in parts) == 1]
-        if not alone: raise DataError("each file once", f"{path} more than once", "Give names that differ: model=(...).")
+        if not alone: raise DataError("each file once", f"{path} more than once", "Leave one out; in Python, names tell them apart: model=(...).")
         names.append("/".join(alone[0]))
     return names
+
+
+_BY_ID = "a column that names the case: case_id, on the command line --case-id."
 
 
 def _check_ids(ids, others, path, other):
@@ -324,7 +390,7 @@ def _check_alike(first, later, by_id):
         b = b.set_index("case_id").loc[a["case_id"]]
     elif len(a) != len(b):
         raise DataError("files of the same length, as they are matched by row", f"{len(a)} rows in {path} and {len(b)} in {other}",
-                        "Match them by a column that names the case: case_id.")
+                        f"Match them by {_BY_ID}")
     for column in a.columns.drop("case_id"):
         differ = np.flatnonzero(a[column].to_numpy() != b[column].to_numpy())
         if len(differ):
@@ -332,9 +398,9 @@ def _check_alike(first, later, by_id):
             row = f"case {a['case_id'].iloc[first]!r}" if by_id else f"row {first + 2}"
             raise DataError(f"the same {column} in every file",
                             f"{a[column].iloc[first]} in {path} and {b[column].iloc[first]} in {other} for {row}, {len(differ)} such rows in all",
-                            f"{todo}." if by_id else f"{todo} in the same order, or match them by a column that names the case: case_id.")
+                            f"{todo}." if by_id else f"{todo} in the same order, or match them by {_BY_ID}")
 
-# %% ../nbs/50_predictions.ipynb #027-309337
+# %% ../nbs/50_predictions.ipynb #029-f57c8f
 def read_scores(
     path: str | Path | list, # CSV or Parquet with one row per case; or several such files, one per model
     *,
@@ -347,17 +413,18 @@ def read_scores(
     """Read files of outcomes and scores, whoever made them, as one prediction table.
 
     Several files must hold the same cases with the same outcome: `DataError` names two that do not, and the first case or row."""
-    paths = [Path(p) for p in ([path] if isinstance(path, (str, os.PathLike)) else path)]
-    names = _model_names(paths) if model is None else [model] if isinstance(model, str) else list(model)
+    paths = _paths(path)
+    names = _model_names(paths) if model is None else [model] if isinstance(model, str) else list(_several(model, "names of models"))
     if not paths or len(names) != len(paths) or len(set(names)) < len(names):
         raise DataError("one file or more, each with a name of its own", f"{len(paths)} files and the names {', '.join(names) or 'none'}")
     label, columns = _named_columns(label, score)
+    _check_roles(label, columns.values(), [c for c in {group, case_id} if c is not None])
     files = [(p, *_read_file(p, label, columns, group, case_id)) for p in paths]
     for later in files[1:]: _check_alike(files[0][:2], later[:2], case_id is not None)
     tables = [prediction_rows(_coded(cases, columns), scores, model=name, study="") for name, (_, cases, scores) in zip(names, files)]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/50_predictions.ipynb #036-92479c
+# %% ../nbs/50_predictions.ipynb #037-92479c
 def _run_auc(rows, columns):
     "AUC of the rows; of several classes the mean of each against the rest."
     label = rows["label"].to_numpy()
@@ -386,7 +453,7 @@ def best_run(
     best = auc.sort_index().groupby(level=fold).idxmax()
     return pred[pd.MultiIndex.from_frame(pred[[*fold, "run"]]).isin(best.tolist())].reset_index(drop=True)
 
-# %% ../nbs/50_predictions.ipynb #039-b6f19e
+# %% ../nbs/50_predictions.ipynb #040-b6f19e
 def ensemble(
     pred: pd.DataFrame, # prediction table with several runs
 ) -> pd.DataFrame: # one row per study, model, fold and case, with run = -1
@@ -400,7 +467,7 @@ def ensemble(
                         f"some cases only in some runs of {sizes[sizes > 1].index[0]}", "Leave out the runs that were not finished.")
     return runs[columns].mean().reset_index().assign(run=-1)[[*_CASE, *outcome, *columns]]
 
-# %% ../nbs/50_predictions.ipynb #042-aee6c1
+# %% ../nbs/50_predictions.ipynb #043-aee6c1
 def _mean_logit(
     probability: np.ndarray, # (N, M) in [0, 1]
 ) -> np.ndarray: # (N,)
@@ -421,7 +488,7 @@ def _cube(rows, keys, models, columns):
     scores = wide.to_numpy(np.float64).reshape(len(wide), len(columns), len(models))
     return wide.index, np.ascontiguousarray(scores.swapaxes(1, 2))
 
-# %% ../nbs/50_predictions.ipynb #043-c8bc3b
+# %% ../nbs/50_predictions.ipynb #044-85bb37
 def late_fusion(
     pred: pd.DataFrame, # prediction table that holds the models, binary or multi-class
     *,
@@ -433,6 +500,7 @@ def late_fusion(
     if "label" not in pred:
         raise DataError("probabilities of classes for a mean logit", "risks of survival, which share no scale",
                         "Train a fusion of the risks, a Cox model say.")
+    models = _several(models, "models")
     for model in models: check_known(model, pred["model"].unique(), "model")
     index, scores = _cube(pred[pred["model"].isin(models)], [*order, "label"], list(models), columns)
     lacks = np.isnan(scores).any(axis=(1, 2))
@@ -445,7 +513,30 @@ def late_fusion(
     fused = _geometric_mean(scores) if len(columns) > 1 else _mean_logit(scores[:, :, 0])[:, None]
     return index.to_frame(index=False).assign(model=name, **dict(zip(columns, fused.T)))[[*_CASE, "label", *columns]]
 
-# %% ../nbs/50_predictions.ipynb #047-887870
+# %% ../nbs/50_predictions.ipynb #047-9faec6
+def _by_model(scores, models, case_id):
+    "Scores as numbers; of a table the columns that bear the models' names, whatever their order."
+    if isinstance(scores, pd.DataFrame):
+        if set(scores.index) == set(case_id) and scores.index.tolist() != case_id.tolist():
+            raise DataError("a table of scores in the order of the cases", "its case ids in another order", "Use scores.loc[cases['case_id']].")
+        scores = check_columns(scores, models, "the table of scores")[list(models)]
+    return _numeric(scores, "the scores")
+
+
+def _fill(scores):
+    "Lists and tables as what the fields of `Scores` say; frozen, they are set before anyone sees them."
+    models = _several(scores.models, "models")
+    fields = {"models": models, "scores": _by_model(scores.scores, models, scores.cases["case_id"]),
+              "classes": None if scores.classes is None else _several(scores.classes, "classes"),
+              "thresholds": None if scores.thresholds is None else _numeric(scores.thresholds, "the thresholds")}
+    for name, value in fields.items(): object.__setattr__(scores, name, value)
+
+
+def _codes(group):
+    "Patients as numbers from 0 on, as they first come; each row its own where they are unknown."
+    return np.arange(len(group)) if group.isna().all() else pd.factorize(group)[0].astype(np.int64)
+
+# %% ../nbs/50_predictions.ipynb #048-887870
 def _check_matrix(scores):
     "Refuse scores, classes or thresholds that do not fit cases by models."
     shape, classes = (len(scores.cases), len(scores.models)), scores.classes
@@ -465,7 +556,7 @@ def _check_matrix(scores):
         raise DataError("finite scores" if classes is None else "probabilities of 0 or more",
                         f"{scores.scores[at]} for case {case!r} of model {scores.models[model]!r}, {int(bad.sum())} such scores in all")
 
-# %% ../nbs/50_predictions.ipynb #048-179b6e
+# %% ../nbs/50_predictions.ipynb #049-504565
 def _check_thresholds(scores):
     "Refuse thresholds of another shape, without a number, or for scores that are not binary."
     if scores.thresholds is None: return
@@ -482,6 +573,7 @@ def _check_sample(scores):
     where = "the cases of Scores"
     check_columns(scores.cases, ["case_id", "group", "fold"], where)
     _outcome(scores.cases, where)
+    _fill(scores)
     _check_matrix(scores)
     _check_outcome(scores.cases, scores.classes or (0, 1), where)
     _check_events(scores.cases, where)
@@ -495,13 +587,13 @@ def _threshold_matrix(scores, thresholds):
     for model in given: check_known(model, scores.models, "model")
     without = [m for m in scores.models if m not in given]
     if without: raise DataError("a threshold for every model", f"none for {', '.join(map(repr, without))}")
-    each = [np.asarray(given[model], np.float64) for model in scores.models]
+    each = [_numeric(given[model], f"the threshold of {model!r}") for model in scores.models]
     for model, values in zip(scores.models, each):
         if values.shape not in ((), (len(scores),)):
             raise DataError(f"one threshold of {model!r}, or one for each of {len(scores)} cases", f"shape {values.shape}")
     return np.stack([np.broadcast_to(values, len(scores)) for values in each], axis=1)
 
-# %% ../nbs/50_predictions.ipynb #049-4a76ff
+# %% ../nbs/50_predictions.ipynb #050-107db6
 @dataclass(frozen=True)
 class Scores:
     "The scores of several models on the same cases."
@@ -512,7 +604,6 @@ class Scores:
     thresholds: np.ndarray | None = None # (N, M) called positive at or above; None: 0.5 for all. Made by `at`
 
     def __post_init__(self): _check_sample(self)
-
     def __len__(self): return len(self.cases)
 
     @property
@@ -521,8 +612,7 @@ class Scores:
 
     @property
     def outcome(self) -> tuple: # (label,) or (time, event), each (N,): the first arguments of a metric
-        if self.kind != "survival": return (self.label,)
-        return self.cases["time"].to_numpy(np.float64), self.cases["event"].to_numpy(np.int64)
+        return (self.label,) if "label" in self.cases else (self.cases["time"].to_numpy(np.float64), self.cases["event"].to_numpy(np.int64))
 
     @property
     def label(self) -> np.ndarray: # (N,) 0 or 1, or 0 to C-1
@@ -533,13 +623,19 @@ class Scores:
     def group(self) -> np.ndarray | None: # (N,) patient of each case, None where unknown
         return None if self.cases["group"].isna().all() else self.cases["group"].to_numpy()
 
+    @property
+    def n_groups(self) -> float: return np.nan if self.group is None else float(self.unit.max() + 1) # number of patients, NaN where unknown
+
+    @property
+    def unit(self) -> np.ndarray: return _codes(self.cases["group"]) # (N,) int64 patient of each case; each case its own where unknown
+
     def at(self,
         thresholds: float | dict, # one number for all, or {model: one number or (N,) in the order of `cases`}
     ) -> "Scores": # a copy with `thresholds` (N, M)
         "The same scores, called positive at or above these thresholds."
         return replace(self, thresholds=_threshold_matrix(self, thresholds))
 
-# %% ../nbs/50_predictions.ipynb #050-1ebe8e
+# %% ../nbs/50_predictions.ipynb #051-1ebe8e
 def _check_same_cases(scores, index, models):
     "Refuse models that were scored on different cases; `scores` (N, M, C) are NaN there."
     lacks = np.isnan(scores).any(axis=2)

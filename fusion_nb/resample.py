@@ -25,7 +25,7 @@ from .predictions import Scores
 from .schema import DataError, check_known
 from .survival import _harrell_tasks, harrell_c, uno_c
 
-# %% ../nbs/54_resample.ipynb #004-2b7e1b
+# %% ../nbs/54_resample.ipynb #004-1cbca8
 @dataclass(frozen=True)
 class Metric:
     "A metric and what a table or a comparison must know about it."
@@ -35,17 +35,18 @@ class Metric:
     perfect: float | None = None # the best value of a metric that can be too high and too low
     kinds: tuple = ("binary",) # of Scores: binary, multiclass, survival
     needs_threshold: bool = False # takes `threshold=` too
+    prevalence: bool = True # depends on the shares of the classes, so that resamples must let them vary
     exchange: str = "ranks" # what a permutation test exchanges between two models: ranks, calls or scores
     tasks: Callable | None = None # tasks(*outcome, score, unit) -> list of tasks for the compiled kernels
     finish: Callable = lambda found: found[0][0] # finish([(size, R) of each task]) -> (R,)
 
 
-def _at_threshold(name, title, kinds=("binary",)):
+def _at_threshold(name, title, kinds=("binary",), prevalence=True):
     "A metric that follows from the calls."
     def finish(found, threshold=0.5):
         n = round(len(found[0]) ** .5)
         return _of_confusion(name, threshold)(found[0].T.reshape(-1, n, n))
-    return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, exchange="calls", tasks=_confusion_tasks, finish=finish)
+    return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, prevalence=prevalence, exchange="calls", tasks=_confusion_tasks, finish=finish)
 
 # %% ../nbs/54_resample.ipynb #006-9dcbcf
 def _class_tasks(label, score, unit):
@@ -63,27 +64,28 @@ def _weighted(found):
     cases = found[-1].reshape(n, n, -1).sum(axis=1)
     return (np.array([f[0] for f in found[:-1]]) * cases).sum(axis=0) / cases.sum(axis=0)
 
-# %% ../nbs/54_resample.ipynb #007-6e0857
+# %% ../nbs/54_resample.ipynb #007-373f0f
 _LOWER, _BOTH = {"higher_is_better": False, "exchange": "scores"}, ("binary", "multiclass")
 
 METRICS = {
-    "auc": Metric("AUC", auc, tasks=_auc_tasks),
+    "auc": Metric("AUC", auc, prevalence=False, tasks=_auc_tasks),
     "average_precision": Metric("Average precision", average_precision, tasks=_precision_tasks),
     "specificity_at_95_sensitivity": Metric("Specificity at 95% sensitivity", partial(specificity_at_sensitivity, sensitivity=0.95),
-                                            tasks=partial(_crossing_tasks, share=0.95)),
+                                            prevalence=False, tasks=partial(_crossing_tasks, share=0.95)),
     "sensitivity_at_95_specificity": Metric("Sensitivity at 95% specificity", partial(sensitivity_at_specificity, specificity=0.95),
-                                            tasks=partial(_crossing_tasks, share=0.95, turned=True)),
+                                            prevalence=False, tasks=partial(_crossing_tasks, share=0.95, turned=True)),
     **{name: _at_threshold(name, title, kinds) for name, title, kinds in (
-        ("accuracy", "Accuracy", _BOTH), ("balanced_accuracy", "Balanced accuracy", _BOTH), ("sensitivity", "Sensitivity", ("binary",)),
-        ("specificity", "Specificity", ("binary",)), ("precision", "Precision", ("binary",)), ("f1", "F1", ("binary",)),
-        ("macro_f1", "Macro-F1", _BOTH), ("mcc", "Matthews correlation", _BOTH), ("net_benefit", "Net benefit", ("binary",)))},
+        ("accuracy", "Accuracy", _BOTH), ("precision", "Precision", ("binary",)), ("f1", "F1", ("binary",)), ("macro_f1", "Macro-F1", _BOTH),
+        ("mcc", "Matthews correlation", _BOTH), ("net_benefit", "Net benefit", ("binary",)))},
+    **{name: _at_threshold(name, title, kinds, prevalence=False) for name, title, kinds in (
+        ("balanced_accuracy", "Balanced accuracy", _BOTH), ("sensitivity", "Sensitivity", ("binary",)), ("specificity", "Specificity", ("binary",)))},
     "brier": Metric("Brier score", brier, kinds=_BOTH, **_LOWER),
     "log_loss": Metric("Log loss", log_loss, kinds=_BOTH, **_LOWER),
     "ece": Metric("Calibration error", calibration_error, **_LOWER),
     "ece_equal_mass": Metric("Calibration error, bins of equal size", partial(calibration_error, equal_mass=True), **_LOWER),
     "calibration_slope": Metric("Calibration slope", calibration_slope, perfect=1, exchange="scores"),
     "calibration_intercept": Metric("Calibration intercept", calibration_intercept, perfect=0, exchange="scores"),
-    "macro_auc": Metric("AUC, mean of the classes", class_auc, kinds=("multiclass",), tasks=_class_tasks, finish=_macro),
+    "macro_auc": Metric("AUC, mean of the classes", class_auc, kinds=("multiclass",), prevalence=False, tasks=_class_tasks, finish=_macro),
     "weighted_auc": Metric("AUC, weighted mean of the classes", partial(class_auc, average="weighted"), kinds=("multiclass",), tasks=_class_tasks,
                            finish=_weighted),
     "harrell_c": Metric("Harrell's C", harrell_c, kinds=("survival",), tasks=_harrell_tasks),
@@ -176,7 +178,7 @@ def _leave_one_out(counts, rows, first):
     counts[:] = 1
     for k in range(min(_LANES, len(counts) - first)): counts[first + k, k] = 0
 
-# %% ../nbs/54_resample.ipynb #021-4e47b8
+# %% ../nbs/54_resample.ipynb #021-62851a
 @dataclass(frozen=True)
 class Resamples:
     "Metrics of several models, on the sample and on the same resamples of it."
@@ -189,7 +191,8 @@ class Resamples:
     method: str # a sentence for the report
     scores: Scores | None = None # what was resampled: BCa limits need it
     cluster: bool = True # patients were drawn
-    stratified: bool = True # positives and negatives were drawn apart
+    strata: tuple = () # (K) whether positives and negatives were drawn apart
+    seeds: tuple = () # of the resamples
 
     @property
     def n_undefined(self) -> np.ndarray: # (M, K) number of resamples without a value
@@ -202,7 +205,7 @@ class Resamples:
         k = self.metrics.index(check_known(metric, self.metrics, "metric in these resamples"))
         return self.values[:, :, k], self.estimate[:, k]
 
-# %% ../nbs/54_resample.ipynb #023-f51d09
+# %% ../nbs/54_resample.ipynb #023-98f37c
 @dataclass(frozen=True)
 class _Job:
     "One metric of one model."
@@ -216,7 +219,8 @@ class _Job:
 
 
 def _jobs(scores, metrics):
-    "Every model and metric; the names and kinds are checked before the work."
+    "Every model and metric; the names, kinds and thresholds are checked before the work."
+    for name in metrics: _check_threshold(scores, name)
     for m, model in enumerate(scores.models):
         for name in metrics:
             metric, outcome, score = metric_named(name), scores.outcome, scores.scores[:, m]
@@ -230,6 +234,18 @@ def _jobs(scores, metrics):
                                 "Write auc:<class> for one class against the rest." if kind == "multiclass" else "")
             at = 0.5 if scores.thresholds is None else scores.thresholds[:, m]
             yield _Job(metric, (model, of_class), outcome, score, {"threshold": at} if metric.needs_threshold else {})
+
+
+def _check_threshold(scores, name):
+    "Refuse a threshold of 0.5 on what is no probability, and net benefits at several thresholds."
+    of_class, metric = ":" in str(name), metric_named(name)
+    if of_class or scores.kind != "binary" or not metric.needs_threshold: return
+    if scores.thresholds is None:
+        low, high = scores.scores.min(), scores.scores.max()
+        if low < 0 or high > 1:
+            raise DataError(f"a threshold for {metric.title}, since the scores are no probabilities", f"scores from {low:g} to {high:g}", "Set it: scores.at({model: threshold}).")
+    elif name == "net_benefit" and len(np.unique(scores.thresholds)) > 1:
+        raise DataError("one threshold for the net benefit of all models", f"{len(np.unique(scores.thresholds))} of them", "Choose the probability at which one would act: scores.at(0.2).")
 
 # %% ../nbs/54_resample.ipynb #024-c68eab
 def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
@@ -268,37 +284,63 @@ def _task_key(job):
     known = (tasks.func, *sorted(tasks.keywords.items())) if isinstance(tasks, partial) else (tasks,)
     return (*job.source, *known)
 
-# %% ../nbs/54_resample.ipynb #026-d1eb57
+# %% ../nbs/54_resample.ipynb #026-cb334a
 _FEW = 20  # units of the smallest class; see nbs/studies/coverage_and_size.ipynb
 
 
-def _describe(scores, drawn, n, seed, stratified):
-    "What was drawn, in a sentence."
+def _describe(scores, drawn, n, seed, strata):
+    "What was drawn, in a sentence; `strata`: metric -> whether the classes were drawn apart."
     group, rows = scores.group, len(scores)
-    patients = None if group is None else len(pd.unique(pd.Series(group)))
+    patients = None if group is None else int(scores.n_groups)
     what = f"{patients:,} patients ({rows:,} cases)" if drawn is not None else f"{rows:,} cases"
     note = "" if drawn is not None else (
         "; no patient id was given, so rows were taken as independent" if group is None else
         ", one per patient" if patients == rows else f", although they come from {patients:,} patients: intervals are too narrow")
-    smallest = np.bincount(_units(scores.outcome[-1], drawn, True)[1]).min()
+    outcome, unit = scores.outcome[-1], _units(scores.outcome[-1], drawn, False)[0]
+    smallest = min(len(np.unique(unit[outcome == c])) for c in np.unique(outcome))
     few = f"; only {smallest} of them in the smallest class, too few for bootstrap intervals and tests to keep what they promise" if smallest < _FEW else ""
-    return f"{n:,} {'stratified ' if stratified else ''}bootstrap resamples of {what}{note}{few}; seed {seed}."
+    apart = [metric_named(m).title for m, s in strata.items() if s]
+    some = f", the classes drawn apart for {', '.join(apart)}" if 0 < len(apart) < len(strata) else ""
+    return f"{n:,} {'stratified ' if len(apart) == len(strata) else ''}bootstrap resamples of {what}{some}{note}{few}; seed {seed}."
 
 
 def _drawn_group(scores, cluster):
     "The patients to draw, None where rows are drawn."
-    return scores.group if cluster and scores.group is not None and len(np.unique(scores.group)) < len(scores) else None
+    return scores.group if cluster and scores.group is not None and scores.n_groups < len(scores) else None
 
 
-def _numpy_values(jobs, scores, drawn, options, n):
-    "The same by numpy alone."
+def _n_threads(threads):
+    "The number of threads; 0 stands for plain numpy."
+    if threads is None: return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 0:
+        raise DataError("a number of threads from 0 up, or None for one per core", f"{threads!r}", "0 is plain numpy.")
+    return threads
+
+
+def _values(jobs, scores, drawn, stratified, *, n, seed, threads):  # -> (n, jobs)
+    "All jobs on the same resamples, compiled or, without threads, by numpy."
+    if threads:
+        unit, stratum = _units(scores.outcome[-1], drawn, stratified)
+        place, sizes, key = np.argsort(np.argsort(stratum, kind="stable")), np.bincount(stratum), _key(seed)
+        fill = lambda counts, scratch, first: _draw_kernel(counts, scratch, sizes, key, first)
+        return _evaluate(jobs, fill, place[unit], len(stratum), n, threads)
     piece, values = max(16, 200_000 // len(scores)), np.empty((n, len(jobs)))
     for first in range(0, n, piece):
-        counts = bootstrap_counts(scores.outcome[-1], drawn, n=min(piece, n - first), first=first, **options)
+        counts = bootstrap_counts(scores.outcome[-1], drawn, n=min(piece, n - first), seed=seed, stratified=stratified, first=first)
         for j, job in enumerate(jobs): values[first:first + len(counts), j] = job.plain(counts)
     return values
 
-# %% ../nbs/54_resample.ipynb #027-a23a95
+
+def _check_request(metrics, n, drawn, scores):  # -> names
+    "The metrics' names; a number of resamples and of units that make sense."
+    names = (metrics,) if isinstance(metrics, str) else tuple(metrics) if np.iterable(metrics) else ()
+    if not names: raise DataError("at least one metric", f"{metrics!r}", f"Known are {', '.join(METRICS)}.")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 2: raise DataError("at least 2 resamples, a whole number", f"n={n!r}", "20,000 serve most purposes.")
+    units = len(scores) if drawn is None else scores.n_groups
+    if units < 2: raise DataError("at least two units to draw", f"{units:.0f} {'patient' if drawn is not None else 'case'}", "One witness cannot tell how much the next would differ.")
+    return names
+
+# %% ../nbs/54_resample.ipynb #027-085209
 def bootstrap_metrics(
     scores: Scores, # models by cases
     metrics: tuple = ("auc",), # names in METRICS, or one name
@@ -306,29 +348,29 @@ def bootstrap_metrics(
     n: int = 20_000, # number of resamples
     seed: int = 0, # of all of them
     cluster: bool = True, # draw patients where a patient has several rows
-    stratified: bool = True, # draw positives and negatives (events and censored cases) apart
+    stratified: bool | None = None, # draw the classes (events and censored cases) apart; None: for the metrics that do not depend on their shares
     threads: int | None = None, # of the compiled kernels, None: one per core; 0: plain numpy, which gives the same numbers
 ) -> Resamples: # (n, models, metrics)
-    "Every metric of every model on the same bootstrap resamples; thresholds are those of `scores.at`, else 0.5."
-    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    if n < 2: raise DataError("at least 2 resamples", f"n={n}", "2,000 or more give usable limits.")
-    if not metrics: raise DataError("at least one metric", "none", f"Known are {', '.join(METRICS)}.")
-    jobs, drawn, key = list(_jobs(scores, metrics)), _drawn_group(scores, cluster), _key(seed)
-    estimate = np.array([job.plain() for job in jobs])
-    if threads == 0: values = _numpy_values(jobs, scores, drawn, {"seed": seed, "stratified": stratified}, n)
-    else:
-        unit, stratum = _units(scores.outcome[-1], drawn, stratified)
-        place, sizes = np.argsort(np.argsort(stratum, kind="stable")), np.bincount(stratum)
-        fill = lambda counts, scratch, first: _draw_kernel(counts, scratch, sizes, key, first)
-        values = _evaluate(jobs, fill, place[unit], len(stratum), n, threads or len(os.sched_getaffinity(0)))
-    shape, n_groups = (len(scores.models), len(metrics)), np.nan if scores.group is None else len(np.unique(scores.group))
-    return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), n_groups,
-                     _describe(scores, drawn, n, seed, stratified), scores, cluster, stratified)
+    """Every metric of every model on the same bootstrap resamples; thresholds are those of `scores.at`, else 0.5.
 
-# %% ../nbs/54_resample.ipynb #032-d1c4a5
+    Raises `DataError` for unknown metrics, metrics of another kind of scores, a threshold of 0.5 on scores that are no probabilities,
+    fewer than two units to draw, and what the metric itself refuses on the sample."""
+    drawn = _drawn_group(scores, cluster)
+    metrics, threads = _check_request(metrics, n, drawn, scores), _n_threads(threads)
+    jobs = list(_jobs(scores, metrics))
+    estimate, values = np.array([job.plain() for job in jobs]), np.empty((n, len(jobs)))
+    apart = np.array([not job.metric.prevalence if stratified is None else stratified for job in jobs])
+    for choice in np.unique(apart):
+        mine = np.flatnonzero(apart == choice)
+        values[:, mine] = _values([jobs[j] for j in mine], scores, drawn, choice, n=n, seed=seed, threads=threads)
+    shape, strata = (len(scores.models), len(metrics)), tuple(map(bool, apart[:len(metrics)]))
+    return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), scores.n_groups,
+                     _describe(scores, drawn, n, seed, dict(zip(metrics, strata))), scores, cluster, strata, (seed,))
+
+# %% ../nbs/54_resample.ipynb #032-384c53
 def _tails(level):
     "The quantiles at the ends of an interval."
-    if not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level}", "Write 0.95 for 95%.")
+    if not isinstance(level, (float, int)) or not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level!r}", "Write 0.95 for 95%.")
     return np.array([(1 - level) / 2, (1 + level) / 2])
 
 
@@ -351,16 +393,15 @@ def _quantile_error(values, q):
     low, high = np.clip(ranks, 0, n - 1).astype(int)
     return (values[high] - values[low]) / 4
 
-# %% ../nbs/54_resample.ipynb #035-791ed7
+# %% ../nbs/54_resample.ipynb #035-1a3ce6
 def _auc_without(label, score, unit):  # -> (U,)
     "The AUC without each unit, in closed form."
     positive, n, place = label == 1, np.array([(label == 0).sum(), (label == 1).sum()]), _placements(label, score)
     mine = np.stack([np.bincount(unit, w, unit.max() + 1) for w in (~positive, positive)])
     pairs = np.where(positive, place * n[0], place * n[1])  # in order, ties half
-    rows = pd.DataFrame({"unit": unit, "score": score})
-    inside = rows[positive].merge(rows[~positive], on="unit", suffixes=("", "_negative"))
-    order = .5 + .5 * np.sign(inside["score"] - inside["score_negative"]).to_numpy()
-    left = pairs[positive].sum() - np.bincount(unit, pairs, unit.max() + 1) + np.bincount(inside["unit"], order, unit.max() + 1)
+    rank = pd.Series(score).groupby(unit).rank().to_numpy()  # within each unit: its own pairs were taken away twice
+    inside = np.bincount(unit, rank * positive, unit.max() + 1) - mine[1] * (mine[1] + 1) / 2
+    left = pairs[positive].sum() - np.bincount(unit, pairs, unit.max() + 1) + inside
     with np.errstate(invalid="ignore", divide="ignore"): return left / np.prod(n[:, None] - mine, axis=0)
 
 
@@ -376,16 +417,20 @@ def jackknife(
     for j in set(range(len(jobs))) - set(others): values[:, j] = _auc_without(*jobs[j].outcome, jobs[j].score, unit)
     if others and len(stratum) > 20_000:
         raise DataError("at most 20,000 units to leave out one by one for other metrics than the AUC", f"{len(stratum):,}", "Use method='percentile'.")
-    if others: values[:, others] = _evaluate([jobs[j] for j in others], _leave_one_out, unit, len(stratum), len(stratum), len(os.sched_getaffinity(0)))
+    if others: values[:, others] = _evaluate([jobs[j] for j in others], _leave_one_out, unit, len(stratum), len(stratum), _n_threads(None))
     return values.reshape(-1, len(scores.models), len(metrics))
 
-# %% ../nbs/54_resample.ipynb #037-d46649
+# %% ../nbs/54_resample.ipynb #037-b8429a
 def _acceleration(resamples):  # -> (M, K)
     "How fast the standard error grows with the metric; needs every leave-one-out value."
     if resamples.scores is None: raise DataError("resamples with their scores, for BCa limits", "none", "Use those of bootstrap_metrics.")
     values = jackknife(resamples.scores, resamples.metrics, cluster=resamples.cluster)
     group = _drawn_group(resamples.scores, resamples.cluster)
-    stratum = _units(resamples.scores.outcome[-1], group, resamples.stratified)[1]
+    return np.stack([_skew(values[..., k], _units(resamples.scores.outcome[-1], group, apart)[1]) for k, apart in enumerate(resamples.strata)], axis=1)
+
+
+def _skew(values, stratum):  # (U, M) -> (M,)
+    "The acceleration of one metric."
     parts = [(values[stratum == s].mean(axis=0) - values[stratum == s]) * (1 - 1 / (stratum == s).sum()) for s in np.unique(stratum)]
     pull = np.concatenate(parts)
     with np.errstate(invalid="ignore"): return (pull ** 3).sum(axis=0) / (6 * (pull ** 2).sum(axis=0) ** 1.5)
@@ -430,15 +475,16 @@ def intervals(
         for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)])[
         ["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"]]
 
-# %% ../nbs/54_resample.ipynb #045-770160
+# %% ../nbs/54_resample.ipynb #045-8f2b1a
 def merge_resamples(
     first: Resamples, # of `bootstrap_metrics`
     second: Resamples, # of the same scores, with another seed
 ) -> Resamples: # the resamples of both
     "All resamples of both; refuses resamples of other models, metrics or cases, and the same resamples twice."
-    for what in ("models", "metrics", "n_cases", "cluster", "stratified"):
+    for what in ("models", "metrics", "n_cases", "cluster", "strata"):
         a, b = getattr(first, what), getattr(second, what)
         if a != b: raise DataError(f"the same {what} in both", f"{a} and {b}")
     if not np.array_equal(first.estimate, second.estimate, equal_nan=True): raise DataError("resamples of the same scores", "other estimates")
-    if np.array_equal(first.values[0], second.values[0], equal_nan=True): raise DataError("resamples of two seeds", "the same resamples twice")
-    return replace(first, values=np.concatenate([first.values, second.values]), method=f"{first.method} {second.method}")
+    twice = set(first.seeds) & set(second.seeds)
+    if twice: raise DataError("resamples of other seeds", f"those of seed {min(twice)} twice", "Draw the second ones with another seed.")
+    return replace(first, values=np.concatenate([first.values, second.values]), seeds=first.seeds + second.seeds, method=f"{first.method} {second.method}")

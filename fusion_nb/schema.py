@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'COHORT_COLUMNS', 'DataError', 'near_name', 'check_known', 'check_columns', 'check_unique', 'Variable',
            'check_labels', 'Cohort']
 
-# %% ../nbs/00_schema.ipynb #002-de3592
+# %% ../nbs/00_schema.ipynb #002-d331ee
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -14,7 +14,7 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/00_schema.ipynb #004-d08656
+# %% ../nbs/00_schema.ipynb #004-8ae4eb
 class DataError(ValueError):
     "Bad input, said in three parts: what was expected, what came, and what to do."
 
@@ -29,13 +29,14 @@ class DataError(ValueError):
     def __reduce__(self):  # so that it survives the way back from a worker process
         return type(self), (self.expected, self.got, self.todo)
 
-# %% ../nbs/00_schema.ipynb #007-6bbcd0
+# %% ../nbs/00_schema.ipynb #007-c72493
 def near_name(
     name: str, # what was asked for
     names: Iterable, # what there is
-) -> str: # "Did you mean 'age'?" or the list of names
+) -> str: # "Did you mean 'age'?", the list of names, or that there is none
     "A sentence that suggests the nearest of `names`, or lists them all."
     names = [str(n) for n in names]
+    if not names: return "There is none."
     lower = {n.lower(): n for n in names}
     close = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     return f"Did you mean {lower[close[0]]!r}?" if close else f"There is: {', '.join(names)}."
@@ -51,7 +52,7 @@ def check_known(
     if name in names: return name
     raise DataError(f"a known {what}", f"{name!r}", near_name(name, names))
 
-# %% ../nbs/00_schema.ipynb #010-d1876a
+# %% ../nbs/00_schema.ipynb #010-8024ae
 def check_columns(
     table: pd.DataFrame, # any table
     required: Iterable, # the names that must be there
@@ -60,7 +61,7 @@ def check_columns(
     "Raise `DataError` unless every one of `required` is a column of `table`."
     missing = [c for c in required if c not in table.columns]
     if missing:
-        raise DataError(f"the column {missing[0]!r} in {where}", f"columns {', '.join(map(str, table.columns))}",
+        raise DataError(f"the column {missing[0]!r} in {where}", f"columns {', '.join(map(str, table.columns)) or '(none)'}",
                         near_name(missing[0], table.columns))
     return table
 
@@ -79,7 +80,7 @@ def check_unique(
                         "Remove the duplicates, or name the column that tells the rows apart.")
     return table
 
-# %% ../nbs/00_schema.ipynb #013-40a537
+# %% ../nbs/00_schema.ipynb #013-2c44c0
 KINDS = ("continuous", "categorical", "ordinal", "multi")
 
 
@@ -96,7 +97,7 @@ class Variable:
             raise DataError(f"at least two levels, from low to high, for the ordinal variable {self.name!r}",
                             f"{self.levels!r}", "Give levels=('low', 'high').")
 
-# %% ../nbs/00_schema.ipynb #016-48e504
+# %% ../nbs/00_schema.ipynb #016-d07637
 COHORT_COLUMNS = ("case_id", "group", "label", "image")
 
 
@@ -106,7 +107,7 @@ def _cohort_html(cohort):
     rows = cohort.table.drop(columns="image").head(3).to_html(index=False)  # a path says more of the machine than of the case
     return f"<b>{cohort.title}</b>: {len(cohort)} cases of {cohort.n_groups} patients ({counts}); {len(cohort.variables)} variables<ul>{notes}</ul>{rows}"
 
-# %% ../nbs/00_schema.ipynb #017-366a1b
+# %% ../nbs/00_schema.ipynb #017-6fa123
 def check_labels(
     label: pd.Series, # (N,) integer labels
     classes: tuple, # class names by label
@@ -121,7 +122,7 @@ def check_labels(
         raise DataError("cases of at least two classes", f"{len(label)} cases, all of them {only or 'missing'}",
                         "A target of one class cannot be learned or tested: check the target column and the filters.")
 
-# %% ../nbs/00_schema.ipynb #018-11217d
+# %% ../nbs/00_schema.ipynb #018-b30084
 @dataclass(frozen=True)
 class Cohort:
     "Cases with an image, a row of variables and a label, and what a report must say about them."

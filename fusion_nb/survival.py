@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from .metrics import _LANES, _Task, _compiled, _one_or_all, _ratio
 from .schema import DataError
 
-# %% ../nbs/52_survival.ipynb #004-a362cb
+# %% ../nbs/52_survival.ipynb #004-bfbab3
 def _check_outcome(time, event):
     "Times as float64 and events as booleans, or `DataError`."
     time, event = np.asarray(time, np.float64), np.asarray(event)
@@ -35,6 +35,13 @@ def _finite(risk):
     bad = np.flatnonzero(~np.isfinite(risk))
     if len(bad): raise DataError("finite risks", f"{risk[bad[0]]} at position {bad[0]}, {len(bad)} such risks in all")
     return risk
+
+
+def _parts(train, names):  # -> tuple
+    "The arrays of another part, a tuple of them; anything else is refused."
+    if isinstance(train, (tuple, list)) and len(train) == len(names): return tuple(train)
+    got = f"{type(train).__name__} of length {len(train)}" if hasattr(train, "__len__") else repr(train)
+    raise DataError(f"train=({', '.join(names)}) of the other part's rows", got)
 
 
 def check_survival(
@@ -265,10 +272,10 @@ def _at(times, probability, at):
     steps = np.concatenate([np.ones_like(end), probability], axis=1)[:, np.searchsorted(times, at, side="right")]
     return np.where(at > times[-1], end, steps)
 
-# %% ../nbs/52_survival.ipynb #031-8f7dd6
+# %% ../nbs/52_survival.ipynb #031-0d8025
 def _still_observed(outcome, at, train, counts):
     "$G$, the chance of not being censored up to each of the times `at`: (len(at), R), R = 1 with `train`."
-    curve = kaplan_meier(*outcome[:2], censoring=True, counts=counts) if train is None else kaplan_meier(*train, censoring=True)
+    curve = kaplan_meier(*outcome[:2], censoring=True, counts=counts) if train is None else kaplan_meier(*_parts(train, ("time", "event")), censoring=True)
     chance = _at(*curve, at).T
     refused = np.flatnonzero(~(chance[:, 0] > 0)) if counts is None or train is not None else []
     if len(refused):
@@ -407,7 +414,7 @@ def integrated_brier(
     score = np.atleast_2d(survival_brier(time, event, probability, times=times, train=train, counts=counts))
     return _one_or_all(np.trapezoid(score, times, axis=1) / (times[-1] - times[0]), counts)
 
-# %% ../nbs/52_survival.ipynb #050-597a81
+# %% ../nbs/52_survival.ipynb #050-0b1a51
 def _cox_slope(time, event, risk):
     "The slope of a Cox regression on one variable, by partial likelihood, Breslow's way with equal times."
     order, spread = np.argsort(-time), np.std(risk) or 1.0
@@ -435,7 +442,7 @@ def breslow_survival(
     """Probabilities for `integrated_brier` from risks, under proportional hazards (Breslow, discussion of Cox 1972).
 
     As R's `survfit(coxph(Surv(time, event) ~ risk, ties="breslow"))`. Refuses to fit a slope to perfectly ordered risks."""
-    (time, event, known), times = check_survival(*train), _check_times(times, np.inf)
+    (time, event, known), times = check_survival(*_parts(train, ("time", "event", "risk"))), _check_times(times, np.inf)
     slope = _cox_slope(time, event, known) if slope is None else slope
     order, centre = np.argsort(-time), known.mean()
     at_risk = _sums(np.exp(slope * (known - centre))[order])[np.searchsorted(-time[order], -time[event], side="right")]

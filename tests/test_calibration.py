@@ -325,6 +325,10 @@ def test_bad_input_is_refused_by_all(label, score, says):
     (lambda y, p: calibration_slope(y, p, counts=np.ones(4)), "counts of shape"),
     (lambda y, p: calibration_error(y, p, bins=0), "whole number of bins.*Got 0"),
     (lambda y, p: calibration_error(y, p, bins=2.5), "whole number of bins.*Got 2.5"),
+    (lambda y, p: calibration_error(y, p, bins=True), "whole number of bins.*Got True"),
+    (lambda y, p: decision_curve(y, p, thresholds="a"), "thresholds between 0 and 1.*Got 'a'"),
+    (lambda y, p: decision_curve(y, p, thresholds=[.2, None, "x"]), "thresholds between 0 and 1"),
+    (lambda y, p: reliability_points(y, p, level="0.95"), "level between 0 and 1.*Got '0.95'"),
     (lambda y, p: reliability_points(y, p, bins="10"), "whole number of bins.*Got '10'"),
     (lambda y, p: reliability_points(y, p, level=95), "level between 0 and 1.*0.95 for 95%"),
     (lambda y, p: decision_curve(y, p, thresholds=[]), "thresholds between 0 and 1"),
@@ -339,3 +343,26 @@ def test_bad_input_is_refused_by_all(label, score, says):
 ])
 def test_bad_options(call, says):
     with pytest.raises(DataError, match=says): call(np.array([0, 1, 0, 1]), np.array([.1, .6, .5, .8]))
+
+
+def test_resampling_adds_to_the_calibration_error():
+    """Why the docstring says to give no interval: of a calibrated model, the resamples' errors lie above the sample's."""
+    above = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        p = expit(rng.normal(-1, 1.2, 300))
+        label = rng.binomial(1, p)
+        drawn = rng.multinomial(300, np.full(300, 1 / 300), size=200)
+        above.append((calibration_error(label, p, counts=drawn) > calibration_error(label, p)).mean())
+    assert np.mean(above) > .8 and "percentile interval" in calibration_error.__doc__
+
+
+def test_scores_beyond_a_millionth_are_taken_as_a_millionth():
+    """As the docstrings of slope and intercept say."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 200)
+    p = np.where(rng.random(200) < .2, 10.0 ** -rng.integers(7, 12, 200), expit(label + rng.normal(size=200)))
+    x = logit(np.clip(p, 1e-6, 1 - 1e-6))
+    assert calibration_slope(label, p) == pytest.approx(sm.Logit(label, sm.add_constant(x)).fit(disp=0).params[1], abs=1e-7)
+    assert calibration_intercept(label, p) == pytest.approx(sm.GLM(label, np.ones(200), family=sm.families.Binomial(), offset=x).fit().params[0], abs=1e-6)
+    assert all("1e-6" in f.__doc__ for f in (calibration_slope, calibration_intercept))

@@ -136,7 +136,7 @@ def test_data_fetch(tmp_path, capsys, monkeypatch):
 
 def test_a_reader_that_stops_reading_is_no_error(repo):
     done = subprocess.run(f"{Path(sys.executable).parent}/fusion-nb list | head -1", shell=True, capture_output=True, text=True, cwd=repo)
-    assert "imaging_clinical" in done.stdout and not done.stderr
+    assert re.fullmatch(r"\w+  \(nbs/studies/\w+\.ipynb\)\n", done.stdout) and not done.stderr
 
 
 # ---- compare
@@ -184,7 +184,8 @@ def test_compare_without_out_writes_nothing(files, capsys):
 
 
 @pytest.mark.parametrize("words, said", [
-    (["a.csv", "b.csv", *NAMES, "--metric", "acu"], "Did you mean 'auc'"), (["a.csv", "no.csv", *NAMES], "no.csv"), (["a.csv", "a.csv", *NAMES], "each file once"),
+    (["a.csv", "b.csv", *NAMES, "--metric", "acu"], "Did you mean 'auc'"), (["a.csv", "no.csv", *NAMES], "no.csv"),
+    (["a.csv", "a.csv", *NAMES], "a.csv twice. Leave it out"),
     (["a.csv", *NAMES, "--level", "95"], "Write 0.95 for 95%"), (["a.csv", *NAMES, "--n", "1"], "at least 2 resamples"),
     (["a.csv", "--label", "y_true"], "'score' in a.csv"), (["a.csv", "--score", "y_prob"], "'label' in a.csv"),
     (["a.csv", *NAMES, "--time", "months"], "--label, or --time with --event"), (["a.csv", "--time", "months"], "--label, or --time with --event"),
@@ -193,6 +194,49 @@ def test_bad_comparisons_are_one_message_exit_2_and_nothing_written(files, capsy
     assert main(["compare", *words, *(["--out", "out"] if "--out" not in words else [])]) == 2
     heard = capsys.readouterr()
     assert said in heard.err and "Traceback" not in heard.err and not heard.out and sorted(p.name for p in Path().iterdir()) == files
+
+
+def refused(capsys, *words):
+    """What the command says where it refuses."""
+    assert main(["compare", *words, *NAMES, "--n", "50", "--out", "out"]) == 2 and not Path("out").exists()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and not re.search(r"scores\.at|model=|: case_id", said), "these are words of Python, not of the command line"
+    return said
+
+
+def test_hints_are_in_the_words_of_the_command_line(files, capsys):
+    table = pd.read_csv("b.csv")
+    table.iloc[::-1].to_csv("b.csv", index=False)
+    assert "that names the case: --case-id." in refused(capsys, "a.csv", "b.csv")
+    table.iloc[1:].to_csv("b.csv", index=False)
+    assert "that names the case: --case-id." in refused(capsys, "a.csv", "b.csv")
+    assert "a.csv twice" in refused(capsys, "a.csv", "./a.csv")
+    table.assign(case_id=table["id"]).drop(columns="id").to_csv("b.csv", index=False)
+    assert "Did you mean 'case_id'" in refused(capsys, "b.csv", "--case-id", "casd_id"), "a column keeps its name"
+
+
+def test_a_threshold_must_be_given_for_scores_that_are_no_probabilities(files, capsys):
+    table = pd.read_csv("a.csv")
+    table.assign(y_prob=10 * table["y_prob"]).to_csv("a.csv", index=False)
+    assert "Set it: --threshold." in refused(capsys, "a.csv", "--metric", "accuracy")
+    assert main(["compare", "a.csv", *NAMES, "--n", "50", "--metric", "accuracy", "--threshold", "3"]) == 0
+    assert "Called positive at 3 or above: for Accuracy" in capsys.readouterr().out
+    assert main(["compare", "a.csv", *NAMES, "--n", "50", "--metric", "all"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Accuracy was left out." in said and "Set it: --threshold." in said and "scores.at" not in said
+
+
+def test_one_patient_cannot_be_drawn_from(files, capsys):
+    pd.read_csv("a.csv").assign(patient="p0").to_csv("a.csv", index=False)
+    for metric in ("auc", "all"): assert "at least two units to draw" in refused(capsys, "a.csv", "--group", "patient", "--metric", metric)
+
+
+def test_a_perfect_model_has_a_report(files, capsys):
+    table = pd.read_csv("a.csv")
+    table.assign(y_prob=.1 + .8 * table["y_true"]).to_csv("a.csv", index=False)
+    table.assign(y_prob=.5).to_csv("c.csv", index=False)
+    assert main(["compare", "a.csv", "b.csv", "c.csv", *NAMES, "--n", "50", "--out", "out"]) == 0
+    assert {p.name for p in Path("out").iterdir()} == FILES and "Monte Carlo standard error of a limit at most" in capsys.readouterr().out
 
 
 def test_out_is_looked_at_before_the_work(files, capsys, monkeypatch):

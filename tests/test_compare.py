@@ -152,3 +152,14 @@ def test_rows_drawn_singly_reject_far_too_often_in_clustered_data():
     rejected = rejections(clustered, cluster=False)
     print(f"clustered, rows drawn singly: {rejected} of 200 rejected at 5%")
     assert rejected > binom.ppf(.995, 200, .05)
+
+
+def test_claim_takes_one_row_of_a_comparison(oracle_scores):
+    from fusion_nb.paired_tests import noninferiority
+    from fusion_nb.resample import intervals
+    res = bootstrap_metrics(oracle_scores, n=300)
+    row = noninferiority(res, reference="fusion", margin=.2).iloc[0]
+    assert claim(row) == row["verdict"]  # no claim of superiority from a test of non-inferiority
+    for wrong in (intervals(res).iloc[0], compare_models(res)):
+        with pytest.raises(DataError, match="one row of a comparison"): claim(wrong)
+    with pytest.raises(DataError, match="a level between 0 and 1.*5"): claim(compare_models(res).iloc[0], alpha=5)

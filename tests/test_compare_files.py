@@ -139,8 +139,22 @@ def test_all_metrics(tmp_path):
     assert set(result.metrics["metric"]) == {m for m, metric in METRICS.items() if "binary" in metric.kinds}
     result = compare_files(write(tmp_path, table=made_up().assign(a=lambda t: 10 * t["a"])), **COLUMNS, settings=everything)
     assert {"auc", "average_precision"} <= set(result.metrics["metric"]) and "brier" not in set(result.metrics["metric"])
-    assert any(note.startswith("Brier score was left out.") for note in result.notes) and any("outside 0 to 1" in note for note in result.notes)
-    assert len(module._calibration(result)) == 0 and "Called positive at 0.5 or above: for Accuracy" in str(result)
+    assert {"accuracy", "f1"}.isdisjoint(result.metrics["metric"]), "a threshold of 0.5 means nothing here"
+    assert any(note.startswith("Brier score was left out. Expected probabilities from 0 to 1.") for note in result.notes)
+    assert any(note.startswith("Accuracy was left out.") and "--threshold" in note and "scores.at" not in note for note in result.notes)
+    table, notes = module._calibration(result)
+    assert len(table) == 0 and notes == ("Calibration was left out: scores outside 0 to 1, which are no probabilities, in a.",)
+    page = report_html(result)
+    assert notes[0] in page and "<h2>Calibration</h2>" not in page
+    with_threshold = compare_files([tmp_path / "a.csv", tmp_path / "b.csv"], **COLUMNS, settings=replace(everything, threshold=.5))
+    assert "accuracy" in set(with_threshold.metrics["metric"]) and "Called positive at 0.5 or above: for Accuracy" in str(with_threshold)
+
+
+def test_all_metrics_where_none_can_be_had(tmp_path):
+    """One patient: nothing can be drawn, and the reason is that of the metrics, not that none was asked for."""
+    for metrics in (("all",), ("auc",)):
+        with pytest.raises(DataError, match="at least two units to draw.*1 patient"):
+            compare_files(write(tmp_path, patient="p0"), **COLUMNS, group="patient", settings=replace(FEW, metrics=metrics))
 
 
 def test_threshold(tmp_path):
@@ -184,7 +198,8 @@ def emptied(folder, text):
     (lambda d: spoilt(d, id=(7, "c008")), {"case_id": "id"}, r"b\.csv"),
     (lambda d: spoilt(d, patient=(7, None)), {"group": "patient"}, r"'patient' of .*b\.csv.*row 9"),
     (lambda d: spoilt(d, patient=(7, "p0")), {"group": "patient"}, r"a\.csv.*b\.csv.*row 9"),
-    (lambda d: write(d, "aa"), {}, r"each file once.*a\.csv"),
+    (lambda d: write(d, "aa"), {}, r"each file once\. Got .*a\.csv twice\. Leave it out, or give another file"),
+    (lambda d: [*write(d, "a"), d / "a.parquet"], {}, r"each file once\. Got .*a\.csv and .*a\.parquet, which make one name"),
     (lambda d: [], {}, r"one file or more"),
     (write, {"settings": Settings(metrics=("harrell_c",), n=20)}, r"a metric for binary scores.*'harrell_c'"),
     (write, {"label": ("months", "died"), "settings": Settings(metrics=("auc",), n=20)}, r"a metric for survival scores.*'auc'"),
@@ -195,7 +210,12 @@ def test_bad_files_are_refused_by_name(tmp_path, files, options, says):
 
 @pytest.mark.parametrize("settings, says", [
     ({"metrics": ("acu",)}, "Did you mean 'auc'"), ({"metrics": ("all", "auc:x", "nonsense")}, "a known metric"),
-    ({"level": 95}, "a level between 0 and 1"), ({"level": 0}, "a level"), ({"n": 1}, "at least 2 resamples")])
+    ({"level": 95}, "a level between 0 and 1"), ({"level": 0}, "a level"), ({"n": 1}, "at least 2 resamples"),
+    ({"n": 1e4}, r"a whole number\. Got n=10000\.0"), ({"n": True}, "a whole number"), ({"n": "9"}, "a whole number. Got n='9'"),
+    ({"level": "0.95"}, "a level between 0 and 1. Got '0.95'"), ({"level": np.nan}, "a level"), ({"level": None}, "a level"),
+    ({"seed": -1}, "from 0 up as seed. Got -1"), ({"seed": 1.5}, "as seed"), ({"threshold": "0.3"}, "a number as threshold"),
+    ({"threshold": np.nan}, "a number as threshold"), ({"threshold": True}, "a number as threshold"),
+    ({"metrics": 5}, "names of metrics"), ({"metrics": (5,)}, "names of metrics")])
 def test_bad_settings(settings, says):
     with pytest.raises(DataError, match=says): Settings(**settings)
 
@@ -206,6 +226,88 @@ def test_a_test_that_is_refused_is_no_failure(tmp_path):
     assert "paired bootstrap" in set(result.comparisons["procedure"]) and "DeLong" not in set(result.comparisons["procedure"])
     assert any(note.startswith("DeLong: not done. Expected at least two") for note in result.notes)
     assert "Biometrics 1988" not in report_html(result)
+
+
+# ---- what the numbers rest on
+
+def separated(folder, rows=80):
+    """Three models: one that separates the classes, one that does not, and one that always says the same."""
+    rng = np.random.default_rng(0)
+    label = np.tile([0, 1], rows // 2)
+    table = pd.DataFrame({"y_true": label, "a": np.where(label == 1, .9, .1), "b": .3 + .2 * label + .4 * rng.random(rows), "c": .5})
+    return write(folder, "abc", table)
+
+
+def test_a_model_that_separates_the_classes_does_not_cost_the_report(tmp_path):
+    """Its slope is infinite; nobody asked for it. What can be had of the others is the same as without it."""
+    paths = separated(tmp_path)
+    table, notes = module._calibration(compare_files(paths, **COLUMNS, settings=FEW))
+    had = {model: set(rows["metric"]) for model, rows in table.groupby("model")}
+    assert had["a"] == set(module._CALIBRATION) - {"calibration_slope"} and had["b"] == set(module._CALIBRATION)
+    assert [n for n in notes if n.startswith("Calibration slope of a was left out. Expected scores of positives among those of negatives")]
+    assert not [n for n in notes if " of b " in n.partition(" was left out")[0] + " "]
+    alone = module._calibration(compare_files(paths[1], **COLUMNS, settings=FEW))[0]
+    pd.testing.assert_frame_equal(table[table["model"] == "b"].reset_index(drop=True), alone)
+    out = write_comparison(compare_files(paths, **COLUMNS, settings=FEW), tmp_path / "out")
+    assert {p.name for p in out.parent.iterdir()} == FILES and "Calibration slope of a was left out." in out.read_text()
+
+
+def test_two_rows_have_a_report(tmp_path):
+    """One case of each class: an AUC, and hardly anything else."""
+    out = write_comparison(compare_files(separated(tmp_path, rows=2), **COLUMNS, settings=FEW), tmp_path / "out")
+    assert {p.name for p in out.parent.iterdir()} == FILES
+
+
+def test_the_calibration_error_has_no_interval(tmp_path):
+    """Resampling adds noise that it counts as error: the interval would not hold the true value."""
+    result = compare_files(write(tmp_path), **COLUMNS, settings=replace(FEW, metrics=("ece", "ece_equal_mass", "auc")))
+    rows = result.metrics.set_index(["metric", "model"])
+    for metric in ("ece", "ece_equal_mass"):
+        assert rows.loc[metric][["low", "high", "low_mc", "high_mc"]].isna().all(axis=None) and rows.loc[metric, "estimate"].between(0, 1).all()
+    assert rows.loc["auc", ["low", "high"]].notna().all(axis=None)
+    page, value = report_html(result), f"{rows.loc[('ece', 'a'), 'estimate']:.3f}"
+    assert re.search(rf"^Calibration error +a +{value} +120", str(result), re.M) and "not defined" not in str(result) + page
+    assert "Calibration error and Calibration error, bins of equal size: no interval" in " ".join(str(result).split())
+    assert "The calibration error was given with no interval" in page and "stands without an interval" in page
+    table = module._calibration(result)[0].set_index("metric")
+    assert table.loc["ece", ["low", "high"]].isna().all(axis=None) and table.drop("ece")[["low", "high"]].notna().all(axis=None)
+    only = compare_files(write(tmp_path), **COLUMNS, settings=replace(FEW, metrics=("ece",)))
+    assert "Calibration error: no interval" in str(only) and "Estimate [95% interval];" not in str(only)
+    report_html(only)
+
+
+def test_monte_carlo_errors_are_said(tmp_path, two):
+    compared, text = two.comparisons, str(two).replace("\n  ", " ")
+    percent = {m: 100 if "specificity" in m else 1 for m in two.metrics["metric"].unique()}
+    rows = pd.concat([two.metrics, compared])
+    largest = (rows[["low_mc", "high_mc"]].max(axis=1) * rows["metric"].map(percent)).groupby(rows["metric"]).max()
+    found = [re.search(rf" of {what} at most (\d+\.?\d*)", text)[1] for what in ("a limit", "a limit in per cent", "P")]
+    for said, value in zip(found, (largest["auc"], largest["specificity_at_95_sensitivity"], compared["p_mc"].max())):
+        assert value <= float(said) <= max(2 * value, 1e-4)
+    page = report_html(two)
+    assert page.count("Monte Carlo standard error of") == 4, "below results, calibration, comparisons and the permutation test"
+    one = str(compare_files(write(tmp_path, "a"), **COLUMNS, settings=replace(FEW, metrics=("auc",))))
+    assert re.search(r"Monte Carlo standard error of a limit at most [\d.]+\.$", one, re.M)
+
+
+def test_every_way_of_drawing_is_said(tmp_path):
+    """Ranks are drawn with strata, what depends on the prevalence without: text, footnote and methods name which is which."""
+    result = compare_files(write(tmp_path), **COLUMNS, group="patient", settings=replace(FEW, metrics=("auc", "brier")))
+    method = result.metrics.drop_duplicates("metric").set_index("metric")["method"]
+    text, page = " ".join(str(result).split()), report_html(result)
+    for said in method: assert said in text and said in page, said
+    made = result.metrics.assign(method=result.metrics["metric"].map({"auc": "drawn so.", "brier": "drawn otherwise."}))
+    other = replace(result, metrics=made)
+    assert "- AUC: drawn so." in str(other) and "- Brier score: drawn otherwise." in str(other)
+    page = report_html(other)
+    assert "AUC of each model with 95% intervals from drawn so." in page
+    assert "Brier score of each model with 95% intervals from drawn otherwise." in page
+
+
+def test_p_decides_and_not_the_interval(two):
+    page = report_html(two)
+    assert "not the interval, decides" in page and "can disagree where the resamples are skewed" in page
+    assert "an interval that leaves out 0 shows" not in page
 
 
 # ---- the report

@@ -55,7 +55,7 @@ def test_everything_equals_proc(name):
     got = delong(scores)
     assert list(got.models) == proc["models"] and got.auc == pytest.approx(np.array(proc["auc"]), **EXACT)
     np.testing.assert_allclose(got.covariance, proc["covariance"], rtol=1e-8, atol=1e-14)
-    assert not got.clustered and np.isnan(got.n_groups) and "rows taken as independent" in got.method
+    assert not got.clustered and np.isnan(got.n_groups) and "rows were taken as independent" in got.method
     for options, theirs in (({}, "ci95"), ({"level": .8}, "ci80")):
         assert delong_intervals(scores, **options)[["low", "estimate", "high"]].to_numpy() == pytest.approx(np.array(proc[theirs]), **EXACT)
     assert delong_intervals(scores, transform="logit")[["low", "high"]].to_numpy() == pytest.approx(np.array(proc["logit95"]), **EXACT)
@@ -322,3 +322,43 @@ def test_published_intervals_on_real_data(data_dir):
         assert table.loc[model, ["low", "high"]].tolist() == pytest.approx(limits, abs=.002)
     row = delong_compare(scores).iloc[0]
     assert row["p"] < 1e-10 and row["difference"] == pytest.approx(.849 - .898, abs=.001) and row["n"] == 4909
+
+
+# ---- variances that cancel
+
+def one_of_each(seed):
+    """2 to 8 patients with one positive and one negative each."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 9))
+    return scores_of(np.tile([1, 0], n), np.repeat(np.arange(n), 2), a=rng.normal(size=2 * n), b=rng.normal(size=2 * n))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_variance_is_never_below_zero():
+    cancelled = 0
+    for seed in range(300):
+        scores = one_of_each(seed)
+        covariance, rows = delong(scores).covariance, delong_intervals(scores)
+        assert (np.diag(covariance) >= 0).all() and rows[["low", "high"]].notna().all(axis=None) and rows.eval("low <= estimate <= high").all()
+        if seed < 60: assert delong_compare(scores)[["low", "high"]].notna().all(axis=None) and delong_omnibus(scores)["df"].item() <= 1
+        inside = (rows["low"] == rows["high"]) & rows["estimate"].between(.01, .99)
+        assert rows.loc[inside, "method"].str.endswith("the placements cancel within every patient.").all()
+        cancelled += inside.sum()
+    assert cancelled > 10  # they are not rare
+
+
+def test_a_variance_of_zero_says_why():
+    flat = delong_intervals(scores_of([0, 0, 1, 1], a=[1, 1, 1, 1])).iloc[0]
+    assert flat["low"] == flat["high"] == .5 and "every case has the same placement" in flat["method"]
+    apart = delong_intervals(scores_of([1, 0, 1, 0], [0, 0, 1, 1], a=[2, 1, 4, 3])).iloc[0]  # of the positives patient 1 does better, of the negatives patient 0
+    assert apart["low"] == apart["high"] == .75 and "the placements cancel within every patient" in apart["method"]
+
+
+@pytest.mark.parametrize("level", ["0.95", 0, 1, True, None])
+def test_a_level_that_is_none(level):
+    for f in (delong_intervals, delong_compare):
+        with pytest.raises(DataError, match="a level between 0 and 1"): f(from_csv(), level=level)
+
+
+def test_the_docstrings_warn_of_few_cases():
+    for f in (delong_intervals, delong_compare): assert "with ten positives" in f.__doc__.lower() and "88%" in f.__doc__

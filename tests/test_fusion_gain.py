@@ -116,6 +116,7 @@ def test_several_folds_choose_one_modality_by_their_mean():
         mean = np.mean([roc_auc_score(r["label"], r["score_pos"]) for _, r in val[val["model"] == model].groupby("fold")])
         assert f"{model} {mean:.3f}" in table["why"][0]
     assert table["n"].tolist() == [1200, 1200] and table["n_groups"].tolist() == [600, 600]
+    assert "validation AUC, mean of 3 folds that weigh equally: image_only" in table["why"][0]
 
 
 def test_a_declared_modality_is_taken_and_its_validation_shown(pred):
@@ -123,6 +124,19 @@ def test_a_declared_modality_is_taken_and_its_validation_shown(pred):
     assert (row["model_b"], row["against"]) == ("image_only", "declared single modality") and "table_only 0." in row["why"]
     alone = gain(pred.query("split == 'test' and run == 0"), best="image_only", n=20).iloc[0]
     assert alone["why"] == "declared beforehand" and alone["runs"] == "one run"
+
+
+def test_a_declared_modality_needs_no_validation(pred):
+    bare = pred[pred["split"] != "val"]
+    table = gain(bare, best="table_only", n=20)
+    assert table["against"].tolist() == ["declared single modality", "untrained mean logit"] and table["why"][0] == "declared beforehand"
+    assert set(table["runs"]) == {"ensemble of the runs, without validation rows to choose one by"}
+    pd.testing.assert_frame_equal(table.drop(columns=["runs", "why"]), gain(pred, best="table_only", runs="ensemble", n=20).drop(columns=["runs", "why"]))
+    assert "ensemble of the runs, without validation rows" in gain_claim(table)
+    assert set(gain(pred, n=20)["runs"]) == {"best run by validation AUC"}
+    one_class = pred[(pred["split"] != "val") | (pred["label"] == 1)].query("run == 0")  # no AUC on validation
+    assert gain(one_class, best="table_only", n=20)["why"][0] == "declared beforehand"
+    with pytest.raises(DataError, match="both classes"): gain(one_class, n=20)
 
 
 # ---- the numbers
@@ -323,7 +337,11 @@ def test_a_difference_that_cannot_be_tested_is_not_claimed():
     (None, {"best": "table"}, "known modality.*Did you mean 'table_only'"),
     (None, {"runs": "last"}, "known choice of runs"),
     (lambda p: p[p["split"] != "val"], {"runs": "ensemble"}, "validation rows of every modality.*best='image_only'"),
-    (lambda p: p[p["split"] != "val"], {}, "validation rows of .* for every model"),
+    (lambda p: p[p["split"] != "val"], {}, "validation rows of every modality.*best='image_only'"),
+    (lambda p: p[p["split"] != "val"], {"runs": "best"}, "validation rows of .* for every model.*or use runs='ensemble'"),
+    (None, {"fused": None}, "a fused model.*fused none"),
+    (None, {"nn": 3}, "known option of fusion_gain or bootstrap_metrics. Got 'nn'. Did you mean 'n'"),
+    (None, {"stratify": True}, "Did you mean 'stratified'"), (None, {"run": "best"}, "Did you mean 'runs'"),
     (lambda p: p[(p["split"] != "val") | (p["model"] != "table_only")], {"runs": "ensemble"}, "validation rows of every modality"),
     (lambda p: p[p["split"] != "test"], {}, "split in the table.*'test'"),
     (lambda p: p[(p["model"] != "fused") | (p["case_id"] != "f0 c599")], {}, "the same cases for every model"),

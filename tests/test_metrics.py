@@ -213,3 +213,13 @@ def test_the_statistics_do_not_load_torch():
     modules = "predictions metrics survival calibration resample compare delong paired_tests fusion_gain operating_point curves".split()
     code = f"import sys; {'; '.join(f'import fusion_nb.{m}' for m in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_scores_of_several_classes_are_not_taken_for_one():
+    label, two = np.array([0, 1, 1]), np.array([[.9, .1], [.2, .8], [.4, .6]])
+    for metric in (auc, average_precision, specificity_at_sensitivity, sensitivity_at_specificity, roc_points):
+        with pytest.raises(DataError, match=r"one score per case.*\(3, 2\).*score\[:, 1\]"): metric(label, two)
+    with pytest.raises(DataError, match="a column of scores for each class"): class_auc(label, two[:, 1])
+    for name in ("sensitivity", "specificity", "precision", "f1", "net_benefit"):
+        with pytest.raises(DataError, match=f"one score per case for {name}"): threshold_metric(name, label, two)
+    with pytest.raises(DataError, match="a threshold for every case.*NaN"): threshold_metric("accuracy", label, two[:, 1], threshold=np.nan)

@@ -338,3 +338,17 @@ def test_the_real_rows_do_not_come_in_random_order(data_dir, model):
     assert round(label[first].mean(), 2) == .16 and round(label[~first].mean(), 2) == .25
     mended = fit_calibrator(label[first], p[first]).apply(p[~first])
     assert .4 < calibration_intercept(label[~first], mended) < .6 and .04 < calibration_error(label[~first], mended) < .06
+
+
+@pytest.mark.parametrize("method", ["platt", "temperature", "isotonic"])
+def test_what_is_no_number_cannot_be_calibrated(method):
+    calibrator = fit_calibrator(np.array([0, 1, 0, 1, 1, 0]), np.array([.1, .4, .6, .8, .9, .2]), method=method)
+    for wrong in ("abc", ["a", .3], None, {}):
+        with pytest.raises(DataError, match="scores that are numbers|finite scores"): calibrator.apply(wrong)
+
+
+def test_scores_beyond_a_millionth_are_applied_as_a_millionth():
+    label, p = np.array([0, 1, 0, 1, 1, 0]), np.array([.1, .4, .6, .8, .9, .2])
+    for method in ("platt", "temperature"):
+        calibrator = fit_calibrator(label, p, method=method)
+        assert calibrator.apply(1e-9) == calibrator.apply(1e-6) < calibrator.apply(1e-5)

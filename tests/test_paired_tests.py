@@ -292,7 +292,25 @@ def test_noninferiority_without_spread():
 def test_noninferiority_follows_the_two_sided_comparison(oracle_scores):
     res = bootstrap_metrics(oracle_scores, n=500)
     ours, theirs = noninferiority(res, reference="table", margin=.02).iloc[0], compare_models(res, reference="table").iloc[0]
-    assert [ours[c] for c in ("difference", "low", "high")] == [theirs[c] for c in ("difference", "low", "high")]
+    same = ["difference", "low", "high", "low_mc", "high_mc", "n_undefined"]
+    assert [ours[c] for c in same] == [theirs[c] for c in same]
+    assert set(ours.index) == {c for c in theirs.index if not c.startswith("p_max_t")} | {"margin", "verdict"}
+
+
+def test_monte_carlo_errors_of_noninferiority(oracle_scores):
+    rows = pd.concat([noninferiority(bootstrap_metrics(oracle_scores, n=500, seed=s), reference="image", margin=.02) for s in range(40)])
+    for limit, error in (("low", "low_mc"), ("high", "high_mc"), ("p", "p_mc")):
+        assert 0 < rows[limit].std() and rows[limit].std() == pytest.approx(rows[error].mean(), rel=.5), limit
+    flat = np.full(50, .5)
+    assert noninferiority(fake(flat, flat, [.5, .5]), reference="old", margin=.02)["p_mc"].item() == 0
+
+
+def test_a_verdict_among_several_says_that_it_is_uncorrected(oracle_scores):
+    three = replace(oracle_scores, models=(*oracle_scores.models, "both"), scores=np.hstack([oracle_scores.scores, oracle_scores.scores.mean(axis=1, keepdims=True)]))
+    several = noninferiority(bootstrap_metrics(three, n=200), reference="both", margin=.02)["verdict"]
+    assert len(several) == 2 and several.str.endswith(" Uncorrected, one of 2 comparisons; p_holm is corrected.").all()
+    one = noninferiority(fake(np.arange(50.), np.arange(50.)[::-1], [.5, .5]), reference="old", margin=.02)["verdict"].item()
+    assert "ncorrected" not in one
 
 
 # ---- what is refused
@@ -307,7 +325,7 @@ def toy(**kwargs) -> Scores:
     (lambda: permutation_compare(toy(), n=1), "at least 2 exchanges"),
     (lambda: permutation_compare(toy(), seed=-1), "seed"),
     (lambda: permutation_compare(toy(), "harrell_c"), "a metric for binary scores"),
-    (lambda: permutation_compare(toy(a=3 * np.arange(20)), "accuracy"), "thresholds for scores that are no probabilities.*scores.at"),
+    (lambda: permutation_compare(toy(a=3 * np.arange(20)), "accuracy"), "the scores are no probabilities.*scores.at"),
     (lambda: permutation_compare(toy(a=3 * np.arange(20)), "brier"), "probabilities"),
     (lambda: permutation_compare(toy(a=np.zeros(20)), "precision"), "defined for every model.*no precision of 'a'"),
     (lambda: permutation_compare(toy(group=["p"] * 20)), "at least two patients"),
@@ -324,7 +342,12 @@ def toy(**kwargs) -> Scores:
     (lambda: corrected_resampled_t([.1, np.inf], test_fraction=.1), "inf at position 1"),
     (lambda: corrected_resampled_t([.1, .2], test_fraction=.1, level=2), "a level between"),
     (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="b", margin=0), "a margin above 0"),
+    (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="b", margin=".1"), "a margin above 0. Got '.1'"),
+    (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="b", margin=None), "a margin above 0. Got None"),
     (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="b", margin=.1, alpha=.5), "a one-sided level"),
+    (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="b", margin=.1, alpha="0.025"), "a one-sided level.*Got '0.025'"),
+    (lambda: mcnemar_compare(toy(), level="0.95"), "a level between 0 and 1"),
+    (lambda: permutation_compare(toy(), threads=-1), "a number of threads"),
     (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="c", margin=.1), "a known model"),
     (lambda: noninferiority(bootstrap_metrics(toy(), n=5), reference="b", margin=.1, metric="f1"), "metric in these resamples"),
 ])

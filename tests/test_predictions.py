@@ -142,6 +142,18 @@ def test_prediction_rows_refuses_another_length():
     with pytest.raises(DataError, match="the column 'split'"): prediction_rows(cases.drop(columns="split"), [1, 2], model="m")
 
 
+@pytest.mark.parametrize("options, says", [
+    ({"run": "x"}, "a whole number for run. Got run='x'"), ({"run": None}, "run=None"), ({"run": 1.5}, "run=1.5"), ({"run": np.nan}, "run=nan"),
+    ({"fold": "1"}, "a whole number for fold. Got fold='1'"), ({"score": ["low", "high"]}, "numbers for the scores.*low"),
+    ({"score": pd.DataFrame({"x": ["low", 1], "y": 1, "z": 1})}, "numbers for the scores.*low"),
+])
+def test_prediction_rows_refuses_what_is_no_number(options, says):
+    cases = pd.DataFrame({"case_id": ["a", "b"], "label": [0, 1], "split": "test"})
+    with pytest.raises(DataError, match=says): prediction_rows(**({"cases": cases, "score": [.1, .2], "model": "m"} | options))
+    rows = prediction_rows(cases, [0, 1], model="m", run=np.int32(3), fold=2.0)
+    assert rows[["run", "fold"]].values.tolist() == [[3, 2]] * 2 and (rows.dtypes[["run", "fold"]] == np.int64).all()
+
+
 @pytest.mark.parametrize("text, says", [
     ("y_true,y_prob\n1,0.5\n", "the column 'label'"),
     ("labels,score\n1,0.5\n", "Did you mean 'labels'"),
@@ -153,11 +165,53 @@ def test_prediction_rows_refuses_another_length():
     ("label,score\n1,0.5\n0,.1,7,8\n", "a readable csv file.*line 3"),
     ('label,score\n1,"0.5\n', "a readable csv file"),
     ("label,score\n", "rows of scores.*header only"),
+    ("label;score\n1;0.5\n0;0.1\n", "columns separated by commas in .*the one column 'label;score': its separator looks like ';'"),
+    ("label;score\n1;0,5\n0;0,1\n", "its separator looks like ';'.*points in the numbers"),
+    ("label;score\n1;5\n0;0,1\n", "its separator looks like ';'"),
+    ("label\tscore\n1\t0.5\n", r"its separator looks like '\\t'"),
+    ("label,score,score\n1,0.5,0.4\n0,0.1,0.2\n", "each column once in .*the column 'score' 2 times"),
+    ("label,score,x,x,x\n1,0.5,0,0,0\n", "the column 'x' 3 times"),
+    ("label,score\n1,0.5,0.4\n0,0.1,0.2\n", "as many values in a row as names in the header.*2 names and more values"),
+    ("label,score\n1,0.5,\n0,0.1,\n", "remove a comma at the end of the rows"),
     ("", "a readable csv file"),
 ])
 def test_bad_score_files(tmp_path, text, says):
     (tmp_path / "theirs.csv").write_text(text)
     with pytest.raises(DataError, match=f"(?s){says}"): read_scores(tmp_path / "theirs.csv")
+
+
+def test_a_table_of_one_column_and_unnamed_columns_are_no_error_of_the_header(tmp_path):
+    (tmp_path / "one.csv").write_text("score\n1\n")
+    with pytest.raises(DataError, match="the column 'label' in .*columns score"): read_scores(tmp_path / "one.csv")
+    (tmp_path / "index.csv").write_text(",label,score,,score.1\n0,1,.5,x,.3\n1,0,.2,y,.4\n")
+    assert read_scores(tmp_path / "index.csv")["score_positive"].tolist() == [.5, .2]
+
+
+@pytest.mark.parametrize("path, options, says", [
+    (5, {}, "the path of a file, or a list of paths. Got 5"), (None, {}, "Got None"), (["a.csv", 5], {}, "Got 5"),
+    ("a.csv", {"label": None}, "the name of a column, or a tuple of names, for label. Got label=None"), ("a.csv", {"score": 5}, "Got score=5"),
+    ("a.csv", {"label": ("time", None)}, r"Got label=\['time', None\]"), ("a.csv", {"model": 5}, "a tuple of names of models. Got 5"),
+    ("a.csv", {"score": "label"}, "a column of its own for the label, the score and each id. Got the column 'label' for two"),
+    ("a.csv", {"label": ("time", "time")}, "the column 'time' for two"), ("a.csv", {"group": "label"}, "the column 'label' for two"),
+    ("a.csv", {"case_id": "score"}, "the column 'score' for two"), ("a.csv", {"label": "b", "score": ("a", "b", "c")}, "the column 'b' for two"),
+])
+def test_arguments_that_name_no_file_and_no_column(tmp_path, monkeypatch, path, options, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("label,score\n1,.5\n0,.4\n")
+    with pytest.raises(DataError, match=says): read_scores(path, **options)
+
+
+def test_a_case_may_be_its_own_patient(tmp_path):
+    (tmp_path / "a.csv").write_text("id,label,score\nx,1,.5\ny,0,.4\n")
+    pred = read_scores(tmp_path / "a.csv", group="id", case_id="id")
+    assert pred["group"].tolist() == pred["case_id"].tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["folder.csv", "folder"])
+def test_a_folder_is_called_a_folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    for read in (read_scores, read_predictions):
+        with pytest.raises(DataError, match=f"{name}, which is a folder. Name a file in it"): read(tmp_path / name)
 
 
 def test_bad_score_files_of_other_kinds(tmp_path):
@@ -231,10 +285,45 @@ SURVIVAL = CASES.drop(columns="label").assign(time=[1.0, 2, 3, 4], event=[0, 1, 
     (lambda: Scores(SURVIVAL.drop(columns="event"), ("a",), np.zeros((4, 1))), "the column 'event'"),
     (lambda: Scores(SURVIVAL, ("a",), np.zeros((4, 1))).label, "scores of classes.*Use .outcome"),
     (lambda: Scores(SURVIVAL, ("a",), np.zeros((4, 1))).at(.5), "binary scores for a threshold.*survival"),
+    (lambda: Scores(CASES, "ab", np.zeros((4, 2))), r"a tuple of models. Got 'ab'. One alone is written \('ab',\)"),
+    (lambda: Scores(CASES, 5, np.zeros((4, 1))), "a tuple of models. Got 5"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1, 3)), "xyz"), "a tuple of classes. Got 'xyz'"),
+    (lambda: Scores(CASES, ("a",), [[0], [0], ["high"], [0]]), "numbers for the scores. Got list: .*high"),
+    (lambda: Scores(CASES, ("a",), [[0], [0], [0, 1], [0]]), "numbers for the scores. Got list"),
+    (lambda: Scores(CASES, ("a",), {"a": 1}), "numbers for the scores. Got dict"),
+    (lambda: Scores(CASES, ("a",), None), r"scores of shape \(4, 1\)"),
+    (lambda: Scores(CASES, ("a",), [[0], [0], [None], [0]]), "finite scores.*nan for case 'c'"),
+    (lambda: Scores(CASES, ("image",), pd.DataFrame({"imge": range(4)})), "the column 'image' in the table of scores.*Did you mean 'imge'"),
+    (lambda: Scores(CASES, ("a",), pd.DataFrame({"a": range(4)}, index=list("bacd"))), "in the order of the cases"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1)), thresholds="high"), "numbers for the thresholds. Got str"),
+    (lambda: Scores(CASES, ("a",), np.zeros((4, 1))).at("high"), "numbers for the threshold of 'a'. Got str"),
     (lambda: Scores(CASES, ("a",), np.zeros((4, 1)), thresholds=np.zeros(4)), r"thresholds of shape \(4, 1\).*Got \(4,\)"),
 ])
 def test_scores_that_do_not_belong_together(make, says):
     with pytest.raises(DataError, match=says): make()
+
+
+def test_lists_and_tables_of_scores_are_taken_as_numbers():
+    values = [[.1, 1], [.2, 0], [.3, 1], [.4, 0]]
+    frame = pd.DataFrame(values, columns=["a", "b"])
+    for given in (values, np.array(values, np.float32), np.array(values).astype(str), frame, frame[["b", "a"]], frame.astype(object),
+                  frame.set_axis(list("abcd"), axis=0)):
+        scores = Scores(CASES, ["a", "b"], given, thresholds=[[.5, .5]] * 4)
+        assert scores.scores.dtype == np.float64 and np.allclose(scores.scores, values, rtol=0, atol=1e-7) and scores.models == ("a", "b")
+        assert scores.thresholds.shape == (4, 2) and replace(scores, models=("a",), scores=scores.scores[:, :1], thresholds=None).models == ("a",)
+    assert Scores(CASES, ("a",), np.full((4, 1, 3), 1), ["x", "y", "z"]).classes == ("x", "y", "z")
+    whole = np.zeros((4, 2))
+    assert Scores(CASES, ("a", "b"), whole).scores is whole  # what is right is not copied
+
+
+@pytest.mark.parametrize("group, unit, n_groups", [
+    (list("qqpr"), [0, 0, 1, 2], 3), (None, [0, 1, 2, 3], np.nan), ([np.nan] * 4, [0, 1, 2, 3], np.nan), ([7, 7, 7, 7], [0, 0, 0, 0], 1),
+    (np.array([1, "b", 1, "a"], object), [0, 1, 0, 2], 3), (pd.Categorical(list("qqpr"), categories=list("zpqr")), [0, 0, 1, 2], 3),
+])
+def test_patients_are_counted_whatever_their_type(group, unit, n_groups):
+    scores = Scores(CASES.assign(group=group), ("a",), np.zeros((4, 1)))
+    assert scores.unit.tolist() == unit and scores.unit.dtype == np.int64
+    assert np.array_equal(scores.n_groups, n_groups, equal_nan=True) and isinstance(scores.n_groups, float)
 
 
 def test_thresholds_are_laid_beside_the_scores():
@@ -319,6 +408,7 @@ def test_late_fusion():
     got = fused.set_index(["run", "fold", "case_id"])["score_malignant"].reindex(wide.index)
     assert np.allclose(logit(got), logit(wide).mean(axis=1))
     with pytest.raises(DataError, match="Did you mean 'image_only'"): late_fusion(pred, models=("image-only", "table_only"))
+    with pytest.raises(DataError, match="a tuple of models. Got 'image_only'"): late_fusion(pred, models="image_only")
     with pytest.raises(DataError, match="the same runs"): late_fusion(pred.iloc[1:])
     with pytest.raises(DataError, match="probabilities from 0 to 1"): late_fusion(spoilt("score_malignant", 3.0))
     assert np.isfinite(late_fusion(spoilt("score_malignant", 1.0))["score_malignant"]).all()
@@ -380,7 +470,7 @@ def test_a_relative_file_beside_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     assert read_scores(["model.csv", "b/model.csv"])["model"].unique().tolist() == ["here/model", "b/model"]
     assert read_scores("model.csv")["model"].unique().tolist() == ["model"]
-    with pytest.raises(DataError, match="each file once.*model.csv more than once"): read_scores(["model.csv", "b/../model.csv"])
+    with pytest.raises(DataError, match="each file once.*model.csv more than once.*Leave one out"): read_scores(["model.csv", "b/../model.csv"])
     assert read_scores(["model.csv", "model.csv"], model=("a", "b"))["model"].nunique() == 2
     for files, names in (([], None), (["model.csv"], ("a", "b")), (["model.csv", "b/model.csv"], ("a", "a")), (["model.csv", "b/model.csv"], "a")):
         with pytest.raises(DataError, match="each with a name of its own"): read_scores(files, model=names)
@@ -395,7 +485,7 @@ def test_several_files_are_those_files_one_by_one(tmp_path):
 
 @pytest.mark.parametrize("other, options, says", [
     ("label,score\n1,.5\n1,.2\n1,.1\n", {}, r"the same label in every file. Got 0 in \S+a.csv and 1 in \S+b.csv for row 3, 2 such rows"),
-    ("label,score\n1,.5\n0,.2\n", {}, r"files of the same length.*3 rows in \S+a.csv and 2 in \S+b.csv.*case_id"),
+    ("label,score\n1,.5\n0,.2\n", {}, r"files of the same length.*3 rows in \S+a.csv and 2 in \S+b.csv.*case_id.*--case-id"),
     ("label,score,who\n1,.5,x\n0,.2,y\n0,.3,z\n", {"group": "who"}, r"the column 'who' in \S+a.csv"),
 ])
 def test_files_matched_by_row_that_differ(tmp_path, other, options, says):

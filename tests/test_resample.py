@@ -33,9 +33,9 @@ def test_every_resample_equals_sklearn_on_the_drawn_rows():
     patient = rng.integers(0, 60, 150)
     models = {f"rounded to {d}": np.clip(.3 * label + .7 * rng.random(150), 0, 1).round(d) for d in (0, 1, 2, 12)}
     scores = scores_of(label, patient, **models)
-    for cluster in (False, True):
-        got = bootstrap_metrics(scores, SKLEARN, n=25, seed=3, cluster=cluster)
-        counts = bootstrap_counts(label, patient if cluster else None, n=25, seed=3)
+    for cluster, stratified in ((False, True), (True, True), (True, False)):
+        got = bootstrap_metrics(scores, SKLEARN, n=25, seed=3, cluster=cluster, stratified=stratified)
+        counts = bootstrap_counts(label, patient if cluster else None, n=25, seed=3, stratified=stratified)
         for r, c in enumerate(counts):
             drawn = np.repeat(np.arange(150), c)
             for m in range(4):
@@ -74,6 +74,23 @@ def test_same_numbers_by_any_number_of_threads_and_by_numpy(stratified):
     for name in ("auc", "specificity_at_95_sensitivity", "accuracy", "mcc"): assert np.array_equal(*(v[..., names.index(name)] for v in (one, plain)), equal_nan=True)
     assert np.array_equal(bootstrap_metrics(scores, names, n=40, seed=5, stratified=stratified).values, one[:40], equal_nan=True)
     assert not np.array_equal(bootstrap_metrics(scores, "auc", n=150, seed=6, stratified=stratified).values, one[..., :1])
+
+
+def test_classes_are_drawn_apart_where_their_share_does_not_matter(oracle_scores):
+    names = tuple(n for n in SKLEARN)
+    drawn, apart, together = (bootstrap_metrics(oracle_scores, names, n=50, stratified=s) for s in (None, True, False))
+    for k, name in enumerate(names):
+        same = apart if name in ("auc", "specificity_at_95_sensitivity", "sensitivity_at_95_specificity", "sensitivity", "specificity", "balanced_accuracy") else together
+        assert np.array_equal(drawn.values[..., k], same.values[..., k], equal_nan=True) and drawn.strata[k] == (same is apart), name
+    assert "the classes drawn apart for AUC, Specificity at 95% sensitivity" in drawn.method
+    assert "20 stratified" in bootstrap_metrics(oracle_scores, "auc", n=20).method and "20 bootstrap" in bootstrap_metrics(oracle_scores, "f1", n=20).method
+
+
+def test_intervals_let_the_share_of_positives_vary():
+    """Net benefit of calling all positive is the share of positives, up to a constant: its sd is known."""
+    label = np.repeat([1, 0], [60, 140])
+    values = bootstrap_metrics(scores_of(label, a=np.full(200, .9)).at(.5), "net_benefit", n=4000).values[:, 0, 0]
+    assert values.std() == pytest.approx(2 * np.sqrt(.3 * .7 / 200), rel=.05)
 
 
 def test_draws_are_uniform():
@@ -158,7 +175,10 @@ def test_merging_commutes(oracle_scores):
     a, b = (bootstrap_metrics(oracle_scores, n=300, seed=s) for s in (1, 2))
     ab, ba = (intervals(merge_resamples(*pair)) for pair in ((a, b), (b, a)))
     assert ab.drop(columns="method").equals(ba.drop(columns="method"))
-    with pytest.raises(DataError, match="the same resamples twice"): merge_resamples(a, a)
+    with pytest.raises(DataError, match="seed 1 twice"): merge_resamples(a, a)
+    with pytest.raises(DataError, match="seed 2 twice"): merge_resamples(merge_resamples(a, b), b)
+    small = scores_of([0, 1, 0, 1], a=[0, 1, 1, 1])
+    merge_resamples(*(bootstrap_metrics(small, "accuracy", n=2, seed=s) for s in (1, 2)))  # equal values are no proof of equal resamples
     with pytest.raises(DataError, match="the same metrics"): merge_resamples(a, bootstrap_metrics(oracle_scores, "f1", n=5, seed=3))
 
 
@@ -241,6 +261,8 @@ def test_the_method_says_what_was_drawn():
     assert "only 5 of them in the smallest class" in told(patient[np.argsort(label, kind="stable")]).method
     many = np.tile([0, 1], 20)
     assert "smallest class" not in bootstrap_metrics(scores_of(many, a=many), n=9).method
+    few = scores_of(np.r_[0, 0, np.ones(118, int)], np.arange(120) // 3, a=np.random.default_rng(0).random(120))  # the negatives share a patient with a positive
+    assert "only 1 of them in the smallest class" in bootstrap_metrics(few, n=9).method
     assert "only 19 of them" in bootstrap_metrics(scores_of(many[:-1], a=many[:-1]), n=9).method
 
 
@@ -256,6 +278,14 @@ def test_thresholds_by_model():
     (lambda s: bootstrap_metrics(s, n=1), "at least 2 resamples"),
     (lambda s: bootstrap_metrics(s, ()), "at least one metric"),
     (lambda s: bootstrap_metrics(s, n=9, seed=-1), "whole number from 0 up as seed.*-1"),
+    (lambda s: bootstrap_metrics(s, n="1000"), "a whole number.*'1000'"),
+    (lambda s: bootstrap_metrics(s, None), "at least one metric.*None"),
+    (lambda s: bootstrap_metrics(s, n=9, threads=-1), "number of threads from 0 up.*-1"),
+    (lambda s: bootstrap_metrics(s, n=9, threads=1.5), "number of threads from 0 up.*1.5"),
+    (lambda s: bootstrap_metrics(scores_of([0, 1, 1], ["a"] * 3, a=[.1, .2, .3]), n=9), "at least two units to draw.*1 patient"),
+    (lambda s: bootstrap_metrics(scores_of([0, 1, 1], a=[1, 20, 30]), "f1", n=9), "a threshold for F1, since the scores are no probabilities.*1 to 30"),
+    (lambda s: bootstrap_metrics(scores_of([0, 1], a=[0, 1], b=[1, 0]).at({"a": .1, "b": .5}), "net_benefit", n=9), "one threshold for the net benefit"),
+    (lambda s: intervals(bootstrap_metrics(s, n=5), level="0.95"), "a level between 0 and 1.*'0.95'"),
     (lambda s: intervals(bootstrap_metrics(s, n=5), level=95), "a level between 0 and 1"),
     (lambda s: bootstrap_metrics(s, n=5).of("f1"), "metric in these resamples"),
     (lambda s: bootstrap_metrics(scores_of([0, 1], a=[.1, np.nan])), "finite scores"),

@@ -352,3 +352,16 @@ def test_bad_groups():
 def test_survival_does_not_load_torch_or_its_oracle():
     code = "import sys; import fusion_nb.survival; sys.exit(bool({'torch', 'sksurv', 'lifelines'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("train", [np.arange(5.0), (np.arange(5.0),), 5, "ab", None])
+def test_another_part_is_a_tuple_of_its_arrays(train):
+    some = np.array([1, 2, 2, 3]), np.array([1, 1, 0, 0]), np.array([4, 3, 2, 1])
+    with pytest.raises(DataError, match=r"train=\(time, event, risk\) of the other part's rows"): breslow_survival(train, some[2], times=[2])
+    if train is None: return  # the sample's own censoring
+    for f in (uno_c, partial(cumulative_dynamic_auc, times=[2])):
+        with pytest.raises(DataError, match=r"train=\(time, event\) of the other part's rows"): f(*some, train=train)
+
+
+def test_a_fit_needs_the_risks_too():
+    with pytest.raises(DataError, match=r"\(time, event, risk\).*Got tuple of length 2"): breslow_survival((np.arange(1, 4), np.ones(3)), np.ones(3), times=[2])
