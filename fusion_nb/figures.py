@@ -118,7 +118,7 @@ def _sample(rows):  # -> "252 cases of 252 patients"
     n, groups = rows["n"].max(), rows["n_groups"].max()
     return f"{n:,} cases of {int(groups):,} patients" if pd.notna(groups) else f"{n:,} cases, their patients unknown"
 
-# %% ../nbs/64_figures.ipynb #013-1cc85b
+# %% ../nbs/64_figures.ipynb #013-f3420c
 _COUNTS_AT_ONCE = 500_000  # rows times resamples, so that memory does not grow with the number of resamples
 
 
@@ -128,20 +128,20 @@ def _two_classes(scores):  # -> `scores`, unchanged
     return scores
 
 
-def _bands(scores, x, y, read, *, n, seed, level):  # -> model, x, y, low, high, n_undefined, level, n, n_groups
+def _bands(scores, x, y, read, *, stratified=True, n, seed, level):  # -> model, x, y, low, high, n_undefined, level, n, n_groups
     """A curve of every model with its pointwise percentile band, all on the same resamples; `x` is (name, grid (G,)), `y` a name.
 
     `read(thresholds (U,), positives (R, U), negatives (R, U)) -> (R, G)` reads curves off the staircases of `roc_counts`."""
     if n < 2: raise DataError("at least 2 resamples", f"n={n}", "500 or more give a usable band.")
     label, group, piece = _two_classes(scores).label, scores.group, max(16, _COUNTS_AT_ONCE // len(scores))
     def read_all(counts): return np.stack([read(np.unique(s)[::-1], *roc_counts(*check_scores(label, s), counts)) for s in scores.scores.T], axis=1)
-    resampled = [read_all(bootstrap_counts(label, group, n=min(piece, n - first), seed=seed, first=first)) for first in range(0, n, piece)]
+    resampled = [read_all(bootstrap_counts(label, group, n=min(piece, n - first), seed=seed, first=first, stratified=stratified)) for first in range(0, n, piece)]
     resampled = np.concatenate(resampled)  # (R, M, G)
     curves, (low, high) = read_all(np.ones((1, len(label)), np.uint16))[0], percentile_limits(resampled, level=level)
     undefined = np.isnan(resampled).all(axis=2).sum(axis=0)
     tables = [pd.DataFrame({"model": model, x[0]: x[1], y: curves[m], "low": low[m], "high": high[m], "n_undefined": undefined[m]})
               for m, model in enumerate(scores.models)]
-    size = {"n": len(label), "n_groups": np.nan if group is None else len(np.unique(group))}
+    size = {"n": len(label), "n_groups": scores.n_groups}
     return pd.concat(tables, ignore_index=True).assign(level=level, **size)
 
 # %% ../nbs/64_figures.ipynb #014-1ebabb

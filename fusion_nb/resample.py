@@ -25,14 +25,14 @@ from .predictions import Scores
 from .schema import DataError, check_known
 from .survival import _harrell_tasks, harrell_c, uno_c
 
-# %% ../nbs/54_resample.ipynb #004-1cbca8
+# %% ../nbs/54_resample.ipynb #004-901014
 @dataclass(frozen=True)
 class Metric:
     "A metric and what a table or a comparison must know about it."
     title: str # for tables and axes
     function: Callable # metric(label, score, *, counts=None), or metric(time, event, risk, *, counts=None)
     higher_is_better: bool = True # False for the Brier score and its like
-    perfect: float | None = None # the best value of a metric that can be too high and too low
+    perfect: float | None = None # the best value of a metric whose differences make no claim: it can be too high and too low, or chance adds to it
     kinds: tuple = ("binary",) # of Scores: binary, multiclass, survival
     needs_threshold: bool = False # takes `threshold=` too
     prevalence: bool = True # depends on the shares of the classes, so that resamples must let them vary
@@ -64,7 +64,7 @@ def _weighted(found):
     cases = found[-1].reshape(n, n, -1).sum(axis=1)
     return (np.array([f[0] for f in found[:-1]]) * cases).sum(axis=0) / cases.sum(axis=0)
 
-# %% ../nbs/54_resample.ipynb #007-373f0f
+# %% ../nbs/54_resample.ipynb #007-46c23e
 _LOWER, _BOTH = {"higher_is_better": False, "exchange": "scores"}, ("binary", "multiclass")
 
 METRICS = {
@@ -81,8 +81,9 @@ METRICS = {
         ("balanced_accuracy", "Balanced accuracy", _BOTH), ("sensitivity", "Sensitivity", ("binary",)), ("specificity", "Specificity", ("binary",)))},
     "brier": Metric("Brier score", brier, kinds=_BOTH, **_LOWER),
     "log_loss": Metric("Log loss", log_loss, kinds=_BOTH, **_LOWER),
-    "ece": Metric("Calibration error", calibration_error, **_LOWER),
-    "ece_equal_mass": Metric("Calibration error, bins of equal size", partial(calibration_error, equal_mass=True), **_LOWER),
+    "ece": Metric("Calibration error", calibration_error, perfect=0, **_LOWER),
+    "ece_equal_mass": Metric("Calibration error, bins of equal size", partial(calibration_error, equal_mass=True), perfect=0,
+                             **_LOWER),
     "calibration_slope": Metric("Calibration slope", calibration_slope, perfect=1, exchange="scores"),
     "calibration_intercept": Metric("Calibration intercept", calibration_intercept, perfect=0, exchange="scores"),
     "macro_auc": Metric("AUC, mean of the classes", class_auc, kinds=("multiclass",), prevalence=False, tasks=_class_tasks, finish=_macro),

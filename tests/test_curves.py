@@ -92,7 +92,7 @@ def test_mean_over_the_staircase_is_the_average_precision(case):
 
 def test_bands_are_quantiles_of_the_rows_drawn(scores):
     bands, grid = precision_recall_bands(scores, n=30, seed=3, points=21, level=0.8), np.linspace(0, 1, 21)
-    counts = bootstrap_counts(scores.label, scores.group, n=30, seed=3)
+    counts = bootstrap_counts(scores.label, scores.group, n=30, seed=3, stratified=False)
     for m, model in enumerate(MODELS):
         drawn = [sklearn_precision(label, score[:, m], grid) for label, score in (repeated(scores, c) for c in counts)]
         low, high = np.quantile(drawn, [0.1, 0.9], axis=0)
@@ -196,7 +196,7 @@ def test_calibration_of_a_model_whose_slope_does_not_exist_is_said(scores, resam
 def test_net_benefit_is_that_of_scikit_learns_confusion_matrix(scores):
     grid = np.array([0.05, 0.3, 0.5, 0.77, 0.99])
     bands = decision_bands(scores, thresholds=grid, n=20, seed=2)
-    counts = bootstrap_counts(scores.label, scores.group, n=20, seed=2)
+    counts = bootstrap_counts(scores.label, scores.group, n=20, seed=2, stratified=False)
 
     def net_benefit(label, score):
         tables = [confusion_matrix(label, score >= t, labels=[0, 1]) for t in grid]

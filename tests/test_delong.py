@@ -327,10 +327,11 @@ def test_published_intervals_on_real_data(data_dir):
 # ---- variances that cancel
 
 def one_of_each(seed):
-    """2 to 8 patients with one positive and one negative each."""
+    """2 to 8 patients with one positive and one negative each; what a patient shares decides the order."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 9))
-    return scores_of(np.tile([1, 0], n), np.repeat(np.arange(n), 2), a=rng.normal(size=2 * n), b=rng.normal(size=2 * n))
+    a, b = (np.repeat(rng.normal(size=n), 2) + 1e-3 * rng.normal(size=2 * n) for _ in "ab")
+    return scores_of(np.tile([1, 0], n), np.repeat(np.arange(n), 2), a=a, b=b)
 
 
 @pytest.mark.filterwarnings("error")
