@@ -25,7 +25,7 @@ from .predictions import Scores
 from .resample import Resamples, metric_named, percentile_limits
 from .schema import DataError, check_columns, check_known, check_unique
 
-# %% ../nbs/66_curves.ipynb #007-8d7510
+# %% ../nbs/66_curves.ipynb #007-900e44
 def _precision_at(grid, positives, negatives):  # positives and negatives (R, U) from `roc_counts` -> (R, G)
     "Precision at the first threshold that finds this share of the positives; NaN for a resample without any."
     total = positives[:, -1:]
@@ -48,7 +48,7 @@ def precision_recall_bands(
     Step-wise, as scikit-learn's `precision_recall_curve` and `average_precision_score`. What `plot_precision_recall` draws."""
     grid = np.linspace(0, 1, points)
     def read(_, positives, negatives): return _precision_at(grid, positives, negatives)
-    bands = _bands(scores, ("recall", grid), "precision", read, stratified=False, n=n, seed=seed, level=level)
+    bands = _bands(scores, ("recall", grid, "precision"), read, stratified=False, n=n, seed=seed, level=level)
     return bands.assign(prevalence=scores.label.mean())
 
 # %% ../nbs/66_curves.ipynb #010-ba8d9f
@@ -148,7 +148,7 @@ def plot_reliability(
     note = "\nBars: 95% Wilson intervals" + (", which take cases as independent" if points["n_groups"].max() != points["n"].max() else "")
     return _head(ax, "Reliability", _sample(points) + note, synthetic)
 
-# %% ../nbs/66_curves.ipynb #021-49dc1b
+# %% ../nbs/66_curves.ipynb #021-fc7ebd
 def _net_benefit_at(grid, thresholds, positives, negatives):  # -> (R, G)
     "Net benefit at every threshold of `grid`; a case is called positive at or above it."
     step = np.searchsorted(-thresholds, -grid, side="right")  # so many distinct scores are at or above
@@ -167,7 +167,7 @@ def decision_bands(
     """`calibration.decision_curve` of every model with a pointwise bootstrap band; higher is better. What `plot_decision_curve` draws."""
     curves = [decision_curve(_two_classes(scores).label, score, thresholds=thresholds) for score in scores.scores.T]
     grid, curves = curves[0]["threshold"].to_numpy(), pd.concat(curves, ignore_index=True)
-    bands = _bands(scores, ("threshold", grid), "net_benefit", partial(_net_benefit_at, grid), stratified=False, n=n, seed=seed, level=level)
+    bands = _bands(scores, ("threshold", grid, "net_benefit"), partial(_net_benefit_at, grid), stratified=False, n=n, seed=seed, level=level)
     return bands.assign(treat_all=curves["treat_all"], treat_none=curves["treat_none"])
 
 # %% ../nbs/66_curves.ipynb #023-6c814f

@@ -118,7 +118,7 @@ def _sample(rows):  # -> "252 cases of 252 patients"
     n, groups = rows["n"].max(), rows["n_groups"].max()
     return f"{n:,} cases of {int(groups):,} patients" if pd.notna(groups) else f"{n:,} cases, their patients unknown"
 
-# %% ../nbs/64_figures.ipynb #013-f3420c
+# %% ../nbs/64_figures.ipynb #013-404b1f
 _COUNTS_AT_ONCE = 500_000  # rows times resamples, so that memory does not grow with the number of resamples
 
 
@@ -128,8 +128,8 @@ def _two_classes(scores):  # -> `scores`, unchanged
     return scores
 
 
-def _bands(scores, x, y, read, *, stratified=True, n, seed, level):  # -> model, x, y, low, high, n_undefined, level, n, n_groups
-    """A curve of every model with its pointwise percentile band, all on the same resamples; `x` is (name, grid (G,)), `y` a name.
+def _bands(scores, axes, read, *, stratified=True, n, seed, level):  # -> model, x, y, low, high, n_undefined, level, n, n_groups
+    """A curve of every model with its pointwise percentile band, all on the same resamples; `axes` are x's name, its grid (G,), y's name.
 
     `read(thresholds (U,), positives (R, U), negatives (R, U)) -> (R, G)` reads curves off the staircases of `roc_counts`."""
     if n < 2: raise DataError("at least 2 resamples", f"n={n}", "500 or more give a usable band.")
@@ -139,12 +139,12 @@ def _bands(scores, x, y, read, *, stratified=True, n, seed, level):  # -> model,
     resampled = np.concatenate(resampled)  # (R, M, G)
     curves, (low, high) = read_all(np.ones((1, len(label)), np.uint16))[0], percentile_limits(resampled, level=level)
     undefined = np.isnan(resampled).all(axis=2).sum(axis=0)
-    tables = [pd.DataFrame({"model": model, x[0]: x[1], y: curves[m], "low": low[m], "high": high[m], "n_undefined": undefined[m]})
+    tables = [pd.DataFrame({"model": model, axes[0]: axes[1], axes[2]: curves[m], "low": low[m], "high": high[m], "n_undefined": undefined[m]})
               for m, model in enumerate(scores.models)]
     size = {"n": len(label), "n_groups": scores.n_groups}
     return pd.concat(tables, ignore_index=True).assign(level=level, **size)
 
-# %% ../nbs/64_figures.ipynb #014-1ebabb
+# %% ../nbs/64_figures.ipynb #014-3c30f5
 def _sensitivity_at(grid, positives, negatives):  # positives and negatives (R, U) from `roc_counts` -> (R, G)
     "ROC curves read at `grid`, straight between the points that thresholds reach; NaN for a resample of one class."
     defined = (positives[:, -1] > 0) & (negatives[:, -1] > 0)
@@ -164,7 +164,7 @@ def roc_bands(
     "The ROC curve of every model with a pointwise bootstrap band; higher is better. What `plot_roc` draws."
     grid = np.round(np.linspace(0, 1, points), 12)
     def read(_, positives, negatives): return _sensitivity_at(grid, positives, negatives)
-    return _bands(scores, ("false_positive_rate", grid), "sensitivity", read, n=n, seed=seed, level=level)
+    return _bands(scores, ("false_positive_rate", grid, "sensitivity"), read, n=n, seed=seed, level=level)
 
 # %% ../nbs/64_figures.ipynb #017-cc0f3c
 def _chosen(names, known, what="model"):
