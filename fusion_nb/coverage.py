@@ -148,7 +148,7 @@ def reject(
     else: p |= {"McNemar mid-P": mcnemar_compare(pair)["p"], "McNemar exact": mcnemar_compare(pair, method="exact")["p"]}
     return pd.DataFrame([{"method": name, "hit": values.min() <= .05, "defined": values.notna().any()} for name, values in p.items()])
 
-# %% ../nbs/63_coverage.ipynb #018-f0f752
+# %% ../nbs/63_coverage.ipynb #018-99f6ab
 def repeat(
     one: Callable, # `cover` or `reject`
     setting: Setting, # how
@@ -161,7 +161,8 @@ def repeat(
     "The rate of `hit` over many cohorts, the same for any number of processes."
     if n_cohorts < 2: raise DataError("at least 2 cohorts", f"{n_cohorts}", "1,000 tell 95% from 93%.")
     seeds = tqdm(range(n_cohorts), desc=setting.name, disable=not progress)
-    found = pd.concat(Parallel(n_jobs=jobs)(delayed(one)(setting, seed, n=n) for seed in seeds))
+    workers = Parallel(n_jobs=jobs, backend="loky", idle_worker_timeout=5)  # seconds; by default they would hold up the end of a process for five minutes
+    found = pd.concat(workers(delayed(one)(setting, seed, n=n) for seed in seeds))
     return rates(found).assign(setting=setting.name)
 
 
