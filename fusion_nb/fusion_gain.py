@@ -123,7 +123,7 @@ def _lines(rows, fused, modalities, metric, best):  # -> DataFrame: model_a, mod
     if len(modalities) > 1: others.append((_MEAN_LOGIT, _UNTRAINED, f"{' and '.join(modalities)} combined, nothing learned"))
     return pd.DataFrame([{"model_a": f, "model_b": b, "against": against, "why": why} for f in fused for b, against, why in others if f != b])
 
-# %% ../nbs/58_fusion_gain.ipynb #017-7213de
+# %% ../nbs/58_fusion_gain.ipynb #017-7edada
 def fusion_gain(
     pred: pd.DataFrame, # prediction table: test rows of every model, val rows to choose by, any number of runs and folds
     *,
@@ -150,7 +150,7 @@ def fusion_gain(
     test, one = (_with_mean_logit(rows[rows["split"] == "test"], modalities) for rows in (pred, one))
     models = [*fused, *(b for b in lines["model_b"].unique() if b not in fused)]
     scores = score_matrix(pd.concat([one[one["model"] == m] for m in models], ignore_index=True))
-    pairs = compare_models(bootstrap_metrics(scores, (metric,), **bootstrap), metric=metric).drop(columns=["p_holm", "p_bh", "p_max_t"])
+    pairs = compare_models(bootstrap_metrics(scores, (metric,), **bootstrap), metric=metric).drop(columns=["p_holm", "p_bh", "p_max_t", "p_max_t_mc"])
     by_run = _values_by_run(test, metric)
     seeds = [_over_seeds(by_run, a, b) for a, b in zip(lines["model_a"], lines["model_b"])]
     return _corrected(lines.merge(pairs, how="left", on=["model_a", "model_b"])).join(pd.DataFrame(seeds))
