@@ -361,5 +361,8 @@ def test_a_level_that_is_none(level):
         with pytest.raises(DataError, match="a level between 0 and 1"): f(from_csv(), level=level)
 
 
-def test_the_docstrings_warn_of_few_cases():
-    for f in (delong_intervals, delong_compare): assert "with ten positives" in f.__doc__.lower() and "88%" in f.__doc__
+def test_the_docstrings_warn_of_few_cases_as_measured(repo):
+    rates = pd.read_csv(repo / "nbs/studies/results/coverage_and_size.csv").query("method == 'DeLong'").set_index(["what", "setting"])["rate"]
+    for f, what in ((delong_intervals, "coverage"), (delong_compare, "size")):
+        for cases in ("one case per patient", "2 cases per patient"):
+            assert f"{rates[what, f'n = 200, 5% positive, {cases}']:.0%}" in f.__doc__, (what, cases)
