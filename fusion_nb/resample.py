@@ -206,7 +206,7 @@ class Resamples:
         k = self.metrics.index(check_known(metric, self.metrics, "metric in these resamples"))
         return self.values[:, :, k], self.estimate[:, k]
 
-# %% ../nbs/54_resample.ipynb #023-98f37c
+# %% ../nbs/54_resample.ipynb #023-dff834
 @dataclass(frozen=True)
 class _Job:
     "One metric of one model."
@@ -218,7 +218,7 @@ class _Job:
 
     def plain(self, counts=None): return self.metric.function(*self.outcome, self.score, counts=counts, **self.options)
 
-
+# %% ../nbs/54_resample.ipynb #024-9d4f6d
 def _jobs(scores, metrics):
     "Every model and metric; the names, kinds and thresholds are checked before the work."
     for name in metrics: _check_threshold(scores, name)
@@ -248,7 +248,7 @@ def _check_threshold(scores, name):
     elif name == "net_benefit" and len(np.unique(scores.thresholds)) > 1:
         raise DataError("one threshold for the net benefit of all models", f"{len(np.unique(scores.thresholds))} of them", "Choose the probability at which one would act: scores.at(0.2).")
 
-# %% ../nbs/54_resample.ipynb #024-c68eab
+# %% ../nbs/54_resample.ipynb #025-c68eab
 def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
     "Every job on `n` resamples that `fill(counts, scratch, first)` draws, 64 at a time and the blocks shared among the threads."
     tasks = {}
@@ -285,7 +285,7 @@ def _task_key(job):
     known = (tasks.func, *sorted(tasks.keywords.items())) if isinstance(tasks, partial) else (tasks,)
     return (*job.source, *known)
 
-# %% ../nbs/54_resample.ipynb #026-4e100a
+# %% ../nbs/54_resample.ipynb #027-4e100a
 _FEW = 20  # units of the smallest class; see nbs/studies/coverage_and_size.ipynb
 
 
@@ -304,7 +304,7 @@ def _describe(scores, drawn, n, seed, strata):
     some = f", the classes drawn apart for {', '.join(apart)}" if 0 < len(apart) < len(strata) else ""
     return f"{n:,} {'stratified ' if len(apart) == len(strata) else ''}bootstrap resamples of {what}{some}{note}{few}; seed {seed}."
 
-# %% ../nbs/54_resample.ipynb #027-b6c17f
+# %% ../nbs/54_resample.ipynb #028-b6c17f
 def _drawn_group(scores, cluster):
     "The patients to draw, None where rows are drawn."
     return scores.group if cluster and scores.group is not None and scores.n_groups < len(scores) else None
@@ -341,7 +341,7 @@ def _check_request(metrics, n, drawn, scores):  # -> names
     if units < 2: raise DataError("at least two units to draw", f"{units:.0f} {'patient' if drawn is not None else 'case'}", "One witness cannot tell how much the next would differ.")
     return names
 
-# %% ../nbs/54_resample.ipynb #028-085209
+# %% ../nbs/54_resample.ipynb #029-085209
 def bootstrap_metrics(
     scores: Scores, # models by cases
     metrics: tuple = ("auc",), # names in METRICS, or one name
@@ -368,7 +368,7 @@ def bootstrap_metrics(
     return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), scores.n_groups,
                      _describe(scores, drawn, n, seed, dict(zip(metrics, strata))), scores, cluster, strata, (seed,))
 
-# %% ../nbs/54_resample.ipynb #033-384c53
+# %% ../nbs/54_resample.ipynb #034-384c53
 def _tails(level):
     "The quantiles at the ends of an interval."
     if not isinstance(level, (float, int)) or not 0 < level < 1: raise DataError("a level between 0 and 1", f"{level!r}", "Write 0.95 for 95%.")
@@ -394,7 +394,7 @@ def _quantile_error(values, q):
     low, high = np.clip(ranks, 0, n - 1).astype(int)
     return (values[high] - values[low]) / 4
 
-# %% ../nbs/54_resample.ipynb #036-1a3ce6
+# %% ../nbs/54_resample.ipynb #037-1a3ce6
 def _auc_without(label, score, unit):  # -> (U,)
     "The AUC without each unit, in closed form."
     positive, n, place = label == 1, np.array([(label == 0).sum(), (label == 1).sum()]), _placements(label, score)
@@ -421,7 +421,7 @@ def jackknife(
     if others: values[:, others] = _evaluate([jobs[j] for j in others], _leave_one_out, unit, len(stratum), len(stratum), _n_threads(None))
     return values.reshape(-1, len(scores.models), len(metrics))
 
-# %% ../nbs/54_resample.ipynb #038-b8429a
+# %% ../nbs/54_resample.ipynb #039-b8429a
 def _acceleration(resamples):  # -> (M, K)
     "How fast the standard error grows with the metric; needs every leave-one-out value."
     if resamples.scores is None: raise DataError("resamples with their scores, for BCa limits", "none", "Use those of bootstrap_metrics.")
@@ -443,7 +443,7 @@ def _bca_levels(values, estimate, acceleration, levels):
     z = z0 + norm.ppf(levels)
     return norm.cdf(z0 + z / (1 - acceleration * z))
 
-# %% ../nbs/54_resample.ipynb #039-3a7178
+# %% ../nbs/54_resample.ipynb #040-3a7178
 def _limits(values, estimate, method, level, acceleration):  # -> dict
     "Limits of one metric of one model, with their Monte Carlo standard errors."
     values, q = np.sort(values[~np.isnan(values)]), _tails(level)
@@ -476,7 +476,7 @@ def intervals(
         for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)])[
         ["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"]]
 
-# %% ../nbs/54_resample.ipynb #046-8f2b1a
+# %% ../nbs/54_resample.ipynb #047-8f2b1a
 def merge_resamples(
     first: Resamples, # of `bootstrap_metrics`
     second: Resamples, # of the same scores, with another seed
