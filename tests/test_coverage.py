@@ -4,7 +4,7 @@ import pytest
 from scipy.special import logit
 from scipy.stats import norm
 
-from fusion_nb.coverage import Setting, cover, rates, reject, repeat, simulate_scores, true_values
+from fusion_nb.coverage import Setting, _auc_difference, _dealt, cover, rates, reject, reject_trained, repeat, simulate_scores, true_values
 from fusion_nb.resample import _jobs
 from fusion_nb.schema import DataError
 
@@ -53,3 +53,33 @@ def test_bad_input():
     import pandas as pd
     with pytest.raises(DataError, match="at least 2 cohorts"): repeat(cover, Setting(), 1)
     with pytest.raises(DataError, match="the cohorts' outcomes"): rates(pd.DataFrame({"method": ["a"]}))
+
+
+def test_the_common_t_test_cries_wolf_and_the_corrected_one_does_not():
+    table = repeat(reject_trained, Setting(n=100), 100, n=4).set_index("method")["rate"]
+    assert table["common t, five folds 4 times"] > .2 and table["corrected t, five folds 4 times"] < .12
+
+
+def test_a_real_difference_between_trainings_is_found():
+    unequal = np.array([_auc_difference(np.stack([x, noise])[:, :, None], label, test) for x, noise, label, test in _learnable()])
+    assert (unequal > .2).all()
+
+
+def _learnable():
+    "A view that tells the label and one that does not."
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        label = np.arange(400) % 2
+        yield rng.normal(2 * label), rng.normal(size=400), label, rng.random(400) < .5
+
+
+def test_folds_are_dealt_by_patient_and_class():
+    patient = np.repeat(np.arange(50), 2)
+    label = (np.arange(50) < 10)[patient].astype(int)
+    fold = _dealt(label, patient, np.random.default_rng(0))
+    assert (fold[::2] == fold[1::2]).all() and (np.bincount(fold, label) == 4).all() and (np.bincount(fold) == 20).all()
+
+
+def test_a_fold_without_positives_is_counted():
+    table = repeat(reject_trained, Setting(n=20, positive=.05), 10, n=2)
+    assert (table["n_undefined"] == 10).all() and (table["rate"] == 0).all()
