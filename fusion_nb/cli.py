@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-# %% ../nbs/74_cli.ipynb #005-c6322b
+# %% ../nbs/74_cli.ipynb #005-345c3e
 def _compare(args):
     os.environ.setdefault("MPLBACKEND", "agg")  # the pictures go into a file: no screen is needed
     from fusion_nb.compare_files import Settings, _in_flags, check_out, compare_files, write_comparison
@@ -21,7 +21,7 @@ def _compare(args):
     settings = Settings(**{name: getattr(args, name) for name in ("metrics", "threshold", "n", "seed", "level", "reference")})
     if args.out: check_out(args.out)
     score = "score" if args.score is None else args.score[0] if len(args.score) == 1 else args.score
-    columns = {"label": _outcome(args), "score": score, "group": args.group, "case_id": args.case_id}
+    columns = {"label": _outcome(args), "score": score, "group": args.group, "case_id": args.case_id, "positive": args.positive}
     try: result = compare_files(args.files, **columns, settings=settings)
     except DataError as e: raise DataError(e.expected, e.got, _in_flags(e.todo)) from e  # whoever types has flags, no arguments
     print(result)
@@ -131,7 +131,7 @@ def _metric_names():
     lines = [f"  {name:{width}}  {metric.title} ({', '.join(metric.kinds)})" for name, metric in METRICS.items()]
     return "\n".join(["\nmetrics:", *lines, f"  {'auc:CLASS':{width}}  the same of one class against the rest; so with the other binary ones", ""])
 
-# %% ../nbs/74_cli.ipynb #011-6f8234
+# %% ../nbs/74_cli.ipynb #011-bf82ab
 def _add_compare(commands):
     text = "metrics with intervals of files of predictions, and paired comparisons"
     compare = _add_command(commands, "compare", _compare, text, stopped="nothing was written", epilog=_COMPARE,
@@ -141,6 +141,7 @@ def _add_compare(commands):
     compare.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: a row per case, a file per model")
     columns = compare.add_argument_group("columns, the same in every file")
     columns.add_argument("--label", metavar="COLUMN", help="0 and 1, or the class (default: label)")
+    columns.add_argument("--positive", metavar="CLASS", help="name of the positive class, where the label has names instead of 0 and 1")
     columns.add_argument("--score", metavar="COLUMN", action="append",
                          help="higher is more positive, or an earlier event (default: score); for three or more classes repeat it, a column each")
     columns.add_argument("--group", metavar="COLUMN", help="the patient; without it rows are taken as independent")

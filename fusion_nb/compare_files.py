@@ -109,13 +109,13 @@ def _read(paths, columns):  # -> Scores, table of the files, notes
         scores = score_matrix(read_scores(paths, **columns))
     return scores, _files_table(paths, scores), (*_matching(scores, columns["case_id"]), *dict.fromkeys(str(w.message) for w in said))
 
-# %% ../nbs/73_compare_files.ipynb #012-57330f
+# %% ../nbs/73_compare_files.ipynb #012-7c5d77
 _USUAL = {"binary": ("auc", "specificity_at_95_sensitivity"), "multiclass": ("macro_auc",), "survival": ("harrell_c",)}
 
 
 def _in_flags(text):  # -> text
     "A hint in the words of the command line, which name the settings too, and not in those of the functions below."
-    flags = {r"\bcase_id, on the command line (?=--)": "", r"scores\.at\([^)]*\)": "--threshold", r"(?<!['\w-])case_id(?!['\w])": "--case-id"}
+    flags = {r"\b(case_id|positive='[^']*'), on the command line (?=--)": "", r"scores\.at\([^)]*\)": "--threshold", r"(?<!['\w-])case_id(?!['\w])": "--case-id"}
     for pattern, flag in flags.items(): text = re.sub(pattern, flag, text)
     return text
 
@@ -289,11 +289,11 @@ def _readable_files(files):  # -> DataFrame of texts
     counts = files.columns[2:files.columns.get_loc("lowest_score")]
     return pd.DataFrame({"File": files["file"], "Model": files["model"], **{readable(c): files[c].map(_number) for c in counts}, "Scores": scores})
 
-# %% ../nbs/73_compare_files.ipynb #024-f8b77a
+# %% ../nbs/73_compare_files.ipynb #024-822acd
 @dataclass(frozen=True)
 class FileComparison:
     "What the files show; `print` it to read it."
-    columns: dict # label, score, group, case_id: which column held what
+    columns: dict # label, score, group, case_id: which column held what; positive: name of that class
     settings: Settings # what was asked
     files: pd.DataFrame # (M) file, model, rows, positives (events, classes), patients, lowest_score, highest_score, fingerprint
     scores: Scores # models by cases
@@ -311,6 +311,7 @@ def compare_files(
     score: str | tuple = "score", # column of the score, higher is more positive or earlier; for three or more classes a column each
     group: str | None = None, # column of the patient; None: rows are taken as independent
     case_id: str | None = None, # column that names the case; None: files are matched by row
+    positive: str | None = None, # name of the positive class, where the label has names instead of 0 and 1
     settings: Settings = Settings(), # what is computed
 ) -> FileComparison: # tables and sentences
     """Metrics of every file with their intervals, and every pair of files compared on the same cases.
@@ -318,7 +319,7 @@ def compare_files(
     `DataError` names the file and row of what cannot be read or matched."""
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     _check_paths(paths)
-    columns = {"label": label, "score": score, "group": group, "case_id": case_id}
+    columns = {"label": label, "score": score, "group": group, "case_id": case_id, "positive": positive}
     scores, files, notes = _read(paths, columns)
     if settings.reference is not None: check_known(settings.reference, scores.models, "model")
     if settings.threshold is not None: scores = scores.at(settings.threshold)
@@ -538,14 +539,14 @@ def _section_methods(result, used):
     texts.append(f"Computed with fusion_nb {version('fusion_nb')}.")
     return _Section("Methods", texts=(" ".join(texts),), numbered=tuple(text for key, text in _REFERENCES.items() if key in used))
 
-# %% ../nbs/73_compare_files.ipynb #040-2b9acd
+# %% ../nbs/73_compare_files.ipynb #040-753789
 def _command(result):  # -> text
     "The command line of this comparison, settings at their defaults left out but for the seed and the number of resamples."
     columns, settings, default = result.columns, result.settings, Settings()
     outcome = [("--label", columns["label"])] if isinstance(columns["label"], str) else list(zip(("--time", "--event"), columns["label"]))
     score = [columns["score"]] if isinstance(columns["score"], str) else columns["score"]
     words = [*result.files["file"], *(w for pair in outcome for w in pair), *(w for column in score for w in ("--score", column))]
-    for name in ("group", "case_id"): words += [f"--{name.replace('_', '-')}", columns[name]] if columns[name] is not None else []
+    for name in ("group", "case_id", "positive"): words += [f"--{name.replace('_', '-')}", columns[name]] if columns[name] is not None else []
     for metric in settings.metrics or (): words += ["--metric", metric]
     for name in ("threshold", "level", "reference"):
         if (value := getattr(settings, name)) != getattr(default, name): words += [f"--{name}", str(value)]

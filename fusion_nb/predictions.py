@@ -265,7 +265,7 @@ def read_predictions(
     "Read a prediction table and check it."
     return check_predictions(_read_table(path, ["case_id", "group"]), Path(path).name)
 
-# %% ../nbs/50_predictions.ipynb #024-502e24
+# %% ../nbs/50_predictions.ipynb #024-f20b6d
 def _refuse_rows(table, column, bad, expected, path):
     "Name the first bad value of a column by its row, as a spreadsheet counts rows."
     rows = np.flatnonzero(bad)
@@ -293,9 +293,28 @@ def _class_labels(table, column, classes, path):
     return position.map(lambda i: classes[int(i)])
 
 
-def _read_outcome(table, label, classes, path):
+def _is_positive(table, column, positive, path):
+    "1 where the label has the name of the positive class, 0 where it has the other."
+    text = table[column].map(lambda v: f"{v:g}" if isinstance(v, (float, np.floating)) else str(v)).astype(object)
+    names = sorted(text.unique())
+    if table[column].isna().any() or len(names) != 2:
+        raise DataError(f"two names and no gap in the column {column!r} of {path}", f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    return (text == check_known(positive, names, f"name in the column {column!r} of {path}")).astype(np.int64)
+
+
+def _check_no_names(table, column, path):
+    "Refuse labels that are all names, as nobody has said which is the positive one."
+    names = table[column].dropna().unique()
+    if len(names) and pd.to_numeric(pd.Series(names), errors="coerce").isna().all():
+        raise DataError(f"labels 0 or 1 in the column {column!r} of {path}", f"names, such as {names[0]!r}",
+                        f"Say which is the positive class: positive={names[0]!r}, on the command line --positive {names[0]!r}.")
+
+
+def _read_outcome(table, label, classes, positive, path):
     "The columns of the outcome; of several classes their names."
-    if classes: return {"label": _class_labels(table, label[0], classes, path)}
+    if len(classes) > 1: return {"label": _class_labels(table, label[0], classes, path)}
+    if positive is not None: return {"label": _is_positive(table, label[0], positive, path)}
+    if len(label) == 1: _check_no_names(table, label[0], path)
     numbers = [_numbers(table, column, path) for column in label]
     _refuse_rows(table, label[-1], ~numbers[-1].isin([0, 1]), "labels 0 or 1" if len(label) == 1 else "events 0 or 1", path)
     if len(label) == 1: return {"label": numbers[0].astype(np.int64)}
@@ -324,8 +343,8 @@ def _check_roles(label, score, ids):
     twice = [c for c in (*label, *score) if columns.count(c) > 1]
     if twice: raise DataError("a column of its own for the label, the score and each id", f"the column {twice[0]!r} for two of them")
 
-# %% ../nbs/50_predictions.ipynb #026-25b558
-def _read_file(path, label, score, group, case_id):
+# %% ../nbs/50_predictions.ipynb #026-62299d
+def _read_file(path, label, score, group, case_id, positive):
     "One file: its cases, and its scores with a column per class. `label`: one column or two; `score`: {class: column}."
     ids = [c for c in (group, case_id) if c is not None]
     table = check_columns(_read_table(path, ids), [*label, *score.values(), *ids], path)
@@ -333,7 +352,7 @@ def _read_file(path, label, score, group, case_id):
     for column in ids: _refuse_rows(table, column, table[column].isna(), "a value in every row", path)
     if case_id is not None: check_unique(table, [case_id], path)
     width = len(str(len(table)))
-    cases = pd.DataFrame(_read_outcome(table, label, tuple(score) if len(score) > 1 else None, path))
+    cases = pd.DataFrame(_read_outcome(table, label, tuple(score), positive, path))
     cases["case_id"] = [f"row {i:0{width}d}" for i in range(1, len(table) + 1)] if case_id is None else table[case_id].astype(str)
     if group is not None: cases["group"] = table[group].astype(str)
     _check_events(cases, path)
@@ -346,7 +365,7 @@ def _coded(cases, columns):
     return cases.assign(label=cases["label"].map({name: i for i, name in enumerate(columns)})) if len(columns) > 1 else cases
 
 
-def _named_columns(label, score):
+def _named_columns(label, score, positive):
     "The one or two columns of the outcome, and {class: column} of the scores."
     label, score = _column_names(label, "label"), _column_names(score, "score")
     if len(label) not in (1, 2): raise DataError("the column of the label, or the two of time and event", f"label={label}")
@@ -354,7 +373,8 @@ def _named_columns(label, score):
     if len(score) in (0, 2):
         raise DataError("the column of the positive class, or one for each of three or more classes", f"score={score}",
                         "Of two classes give the positive one's column alone." if score else "")
-    if len(score) == 1: return label, {"positive" if len(label) == 1 else "risk": score[0]}
+    if positive is not None and (len(label), len(score)) != (1, 1): raise DataError("no positive class but of two classes", f"positive={positive!r}")
+    if len(score) == 1: return label, {(positive or "positive") if len(label) == 1 else "risk": score[0]}
     names = [re.sub("^(score|prob)_", "", column) for column in score]
     if len(set(names)) < len(names): raise DataError("a column of scores for each class", f"score={score}, the classes {', '.join(names)}")
     return label, dict(zip(names, score))
@@ -400,7 +420,7 @@ def _check_alike(first, later, by_id):
                             f"{a[column].iloc[first]} in {path} and {b[column].iloc[first]} in {other} for {row}, {len(differ)} such rows in all",
                             f"{todo}." if by_id else f"{todo} in the same order, or match them by {_BY_ID}")
 
-# %% ../nbs/50_predictions.ipynb #029-f57c8f
+# %% ../nbs/50_predictions.ipynb #029-b7ec70
 def read_scores(
     path: str | Path | list, # CSV or Parquet with one row per case; or several such files, one per model
     *,
@@ -408,6 +428,7 @@ def read_scores(
     score: str | tuple = "score", # column of the score, higher is more positive or earlier; for three or more classes a column each
     group: str | None = None, # column of the patient
     case_id: str | None = None, # column that names the case; without it rows are matched by their position
+    positive: str | None = None, # name of the positive class, where the label has names instead of 0 and 1
     model: str | tuple | None = None, # name of each model, else the file's name, with its folder where two files share one
 ) -> pd.DataFrame: # prediction table, all of it `test`
     """Read files of outcomes and scores, whoever made them, as one prediction table.
@@ -417,14 +438,14 @@ def read_scores(
     names = _model_names(paths) if model is None else [model] if isinstance(model, str) else list(_several(model, "names of models"))
     if not paths or len(names) != len(paths) or len(set(names)) < len(names):
         raise DataError("one file or more, each with a name of its own", f"{len(paths)} files and the names {', '.join(names) or 'none'}")
-    label, columns = _named_columns(label, score)
+    label, columns = _named_columns(label, score, positive)
     _check_roles(label, columns.values(), [c for c in {group, case_id} if c is not None])
-    files = [(p, *_read_file(p, label, columns, group, case_id)) for p in paths]
+    files = [(p, *_read_file(p, label, columns, group, case_id, positive)) for p in paths]
     for later in files[1:]: _check_alike(files[0][:2], later[:2], case_id is not None)
     tables = [prediction_rows(_coded(cases, columns), scores, model=name, study="") for name, (_, cases, scores) in zip(names, files)]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/50_predictions.ipynb #037-92479c
+# %% ../nbs/50_predictions.ipynb #039-92479c
 def _run_auc(rows, columns):
     "AUC of the rows; of several classes the mean of each against the rest."
     label = rows["label"].to_numpy()
@@ -453,7 +474,7 @@ def best_run(
     best = auc.sort_index().groupby(level=fold).idxmax()
     return pred[pd.MultiIndex.from_frame(pred[[*fold, "run"]]).isin(best.tolist())].reset_index(drop=True)
 
-# %% ../nbs/50_predictions.ipynb #040-b6f19e
+# %% ../nbs/50_predictions.ipynb #042-b6f19e
 def ensemble(
     pred: pd.DataFrame, # prediction table with several runs
 ) -> pd.DataFrame: # one row per study, model, fold and case, with run = -1
@@ -467,7 +488,7 @@ def ensemble(
                         f"some cases only in some runs of {sizes[sizes > 1].index[0]}", "Leave out the runs that were not finished.")
     return runs[columns].mean().reset_index().assign(run=-1)[[*_CASE, *outcome, *columns]]
 
-# %% ../nbs/50_predictions.ipynb #043-aee6c1
+# %% ../nbs/50_predictions.ipynb #045-aee6c1
 def _mean_logit(
     probability: np.ndarray, # (N, M) in [0, 1]
 ) -> np.ndarray: # (N,)
@@ -488,7 +509,7 @@ def _cube(rows, keys, models, columns):
     scores = wide.to_numpy(np.float64).reshape(len(wide), len(columns), len(models))
     return wide.index, np.ascontiguousarray(scores.swapaxes(1, 2))
 
-# %% ../nbs/50_predictions.ipynb #044-85bb37
+# %% ../nbs/50_predictions.ipynb #046-85bb37
 def late_fusion(
     pred: pd.DataFrame, # prediction table that holds the models, binary or multi-class
     *,
@@ -513,7 +534,7 @@ def late_fusion(
     fused = _geometric_mean(scores) if len(columns) > 1 else _mean_logit(scores[:, :, 0])[:, None]
     return index.to_frame(index=False).assign(model=name, **dict(zip(columns, fused.T)))[[*_CASE, "label", *columns]]
 
-# %% ../nbs/50_predictions.ipynb #047-9faec6
+# %% ../nbs/50_predictions.ipynb #049-9faec6
 def _by_model(scores, models, case_id):
     "Scores as numbers; of a table the columns that bear the models' names, whatever their order."
     if isinstance(scores, pd.DataFrame):
@@ -536,7 +557,7 @@ def _codes(group):
     "Patients as numbers from 0 on, as they first come; each row its own where they are unknown."
     return np.arange(len(group)) if group.isna().all() else pd.factorize(group)[0].astype(np.int64)
 
-# %% ../nbs/50_predictions.ipynb #048-887870
+# %% ../nbs/50_predictions.ipynb #050-887870
 def _check_matrix(scores):
     "Refuse scores, classes or thresholds that do not fit cases by models."
     shape, classes = (len(scores.cases), len(scores.models)), scores.classes
@@ -556,7 +577,7 @@ def _check_matrix(scores):
         raise DataError("finite scores" if classes is None else "probabilities of 0 or more",
                         f"{scores.scores[at]} for case {case!r} of model {scores.models[model]!r}, {int(bad.sum())} such scores in all")
 
-# %% ../nbs/50_predictions.ipynb #049-504565
+# %% ../nbs/50_predictions.ipynb #051-504565
 def _check_thresholds(scores):
     "Refuse thresholds of another shape, without a number, or for scores that are not binary."
     if scores.thresholds is None: return
@@ -593,7 +614,7 @@ def _threshold_matrix(scores, thresholds):
             raise DataError(f"one threshold of {model!r}, or one for each of {len(scores)} cases", f"shape {values.shape}")
     return np.stack([np.broadcast_to(values, len(scores)) for values in each], axis=1)
 
-# %% ../nbs/50_predictions.ipynb #050-107db6
+# %% ../nbs/50_predictions.ipynb #052-107db6
 @dataclass(frozen=True)
 class Scores:
     "The scores of several models on the same cases."
@@ -635,7 +656,7 @@ class Scores:
         "The same scores, called positive at or above these thresholds."
         return replace(self, thresholds=_threshold_matrix(self, thresholds))
 
-# %% ../nbs/50_predictions.ipynb #051-1ebe8e
+# %% ../nbs/50_predictions.ipynb #053-1ebe8e
 def _check_same_cases(scores, index, models):
     "Refuse models that were scored on different cases; `scores` (N, M, C) are NaN there."
     lacks = np.isnan(scores).any(axis=2)

@@ -165,7 +165,7 @@ def test_compare_has_the_defaults_of_the_settings(files, monkeypatch):
         raise KeyboardInterrupt
     monkeypatch.setattr(fusion_nb.compare_files, "compare_files", note)
     main(["compare", "a.csv"])
-    assert asked == [{"label": "label", "score": "score", "group": None, "case_id": None, "settings": Settings()}]
+    assert asked == [{"label": "label", "score": "score", "group": None, "case_id": None, "positive": None, "settings": Settings()}]
 
 
 def test_installed_command_compares_and_prints_the_same_numbers(files):
@@ -260,3 +260,13 @@ def test_compare_on_a_full_disk(files, tmp_path, capsys):
         assert not list((disk / "out").iterdir())
     error = capsys.readouterr().err
     assert "report.html" in error and "the disk is full" in error and "Traceback" not in error
+
+
+def test_names_of_classes_need_the_positive_one(files, capsys):
+    table = pd.read_csv("a.csv")
+    table.assign(y_true=table["y_true"].map({0: "benign", 1: "malignant"})).to_csv("named.csv", index=False)
+    assert "Say which is the positive class: --positive '" in refused(capsys, "named.csv")
+    assert main(["compare", "named.csv", *NAMES, "--n", "50", "--positive", "malignant"]) == 0
+    named = capsys.readouterr().out
+    assert main(["compare", "a.csv", *NAMES, "--n", "50"]) == 0
+    assert named.replace("named", "a").splitlines()[-3:] == capsys.readouterr().out.splitlines()[-3:]

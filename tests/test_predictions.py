@@ -580,3 +580,24 @@ def test_columns_that_name_no_kind(tmp_path, options, says):
 def test_patients_unknown_survive_every_step():
     pred = pd.concat([graded(), late_fusion(graded())])
     assert pred["group"].isna().all() and score_matrix(ensemble(pred)).group is None
+
+
+NAMED = "finding,score\nmalignant,.9\nbenign,.2\nbenign,.4\n"
+
+
+def test_names_of_two_classes(tmp_path):
+    pred = read_scores(write(tmp_path, a=NAMED), label="finding", positive="malignant")
+    assert pred["label"].tolist() == [1, 0, 0] and "score_malignant" in pred
+    other = read_scores(write(tmp_path, b="finding,score\n1,.9\n2,.2\n"), label="finding", positive="2")
+    assert other["label"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("rows, options, says", [
+    (NAMED, {}, "labels 0 or 1 in the column 'finding'.*names, such as 'malignant'.*--positive 'malignant'"),
+    (NAMED, {"positive": "malignat"}, "Did you mean 'malignant'"),
+    (NAMED + "normal,.1\n", {"positive": "malignant"}, "two names and no gap.*benign, malignant, normal"),
+    (NAMED + ",.1\n", {"positive": "malignant"}, "two names and no gap"),
+    (NAMED, {"positive": "malignant", "label": ("finding", "other")}, "no positive class but of two classes"),
+])
+def test_names_that_do_not_tell_two_classes(tmp_path, rows, options, says):
+    with pytest.raises(DataError, match=f"(?s){says}"): read_scores(write(tmp_path, a=rows), **{"label": "finding", **options})
