@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['TablePreprocessor']
 
-# %% ../nbs/22_preprocess.ipynb #002-3b96da
+# %% ../nbs/22_preprocess.ipynb #002-f4b5a7
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
@@ -19,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .schema import DataError, Variable, check_columns, check_known
 
-# %% ../nbs/22_preprocess.ipynb #004-bd142a
+# %% ../nbs/22_preprocess.ipynb #004-665323
 _LARGEST = np.float64(np.finfo(np.float32).max)  # what the matrix can hold, 3.4e38
 
 
@@ -36,29 +38,42 @@ def _numbers(column):
     return column.to_numpy(dtype=float, na_value=np.nan)
 
 
+def _medians(x, stratum):
+    "The median of each stratum that has an observed value."
+    return pd.Series(x).groupby(np.array(stratum, dtype=object)).median().dropna().to_dict()
+
+
+def _imputed(x, fill, medians, stratum):
+    "(N,) without gaps: the stratum's median, or `fill` where there is none."
+    by_row = fill if stratum is None else [medians.get(s, fill) for s in stratum]
+    return np.where(np.isnan(x), by_row, x)
+
+# %% ../nbs/22_preprocess.ipynb #005-37ae86
 @dataclass(frozen=True)
 class _Scaled:
     "A continuous variable: median of the observed values; mean and standard deviation after imputation."
     fill: float
     mean: float
     scale: float # 1 for a constant column, as in scikit-learn
+    medians: dict = field(default_factory=dict) # stratum -> median of the observed values in it
 
     @classmethod
-    def fit(cls, column, variable):
+    def fit(cls, column, variable, stratum=None):
         x = _numbers(column)
-        fill = float(np.nanmedian(x))
-        scaler = StandardScaler().fit(np.where(np.isnan(x), fill, x)[:, None])
-        return cls(fill, float(scaler.mean_[0]), float(scaler.scale_[0]))
+        fill, medians = float(np.nanmedian(x)), {} if stratum is None else _medians(x, stratum)
+        scaler = StandardScaler().fit(_imputed(x, fill, medians, stratum)[:, None])
+        return cls(fill, float(scaler.mean_[0]), float(scaler.scale_[0]), medians)
 
-    def transform(self, column, variable): # (N, 1)
-        x = _numbers(column)
-        scaled = (np.where(np.isnan(x), self.fill, x) - self.mean) / self.scale
+    def transform(self, column, variable, stratum=None): # (N, 1)
+        scaled = (_imputed(_numbers(column), self.fill, self.medians, stratum) - self.mean) / self.scale
         _refuse(column, np.abs(scaled) > _LARGEST)  # after a tiny scale
         return scaled[:, None]
 
+    def raw(self, column, variable): return _numbers(column)[:, None]
+
     def names(self, variable): return [variable.name]
 
-# %% ../nbs/22_preprocess.ipynb #008-c5b94b
+# %% ../nbs/22_preprocess.ipynb #009-79616f
 def _text(category):
     "1, 1.0 and '1' are one category: which of them a file gives depends on whether the column has missing values."
     whole = isinstance(category, (float, np.floating)) and category.is_integer()
@@ -78,7 +93,7 @@ def _cells(column, variable):
         for (level,) in sorted(set(cells) - {None}): check_known(level, map(_text, variable.levels), f"level of {column.name!r}")
     return cells
 
-# %% ../nbs/22_preprocess.ipynb #010-e1a4cc
+# %% ../nbs/22_preprocess.ipynb #011-3196ec
 @dataclass(frozen=True)
 class _Coded:
     "A variable with categories: one column for each of `levels`; the categories to put where the value is missing."
@@ -86,20 +101,61 @@ class _Coded:
     fill: tuple
 
     @classmethod
-    def fit(cls, column, variable):
+    def fit(cls, column, variable, stratum=None): # the most frequent category is that of all rows
         counts = Counter(category for cell in _cells(column, variable) if cell for category in cell)
         levels = tuple(map(_text, variable.levels)) if variable.kind == "ordinal" else tuple(sorted(counts))
         fill = () if variable.kind == "multi" else (max(levels, key=counts.__getitem__),)  # of equals the first, as in scikit-learn
         return cls(levels, fill)
 
-    def transform(self, column, variable): # (N, number of levels)
+    def transform(self, column, variable, stratum=None): # (N, number of levels)
         cells = [self.fill if cell is None else cell for cell in _cells(column, variable)]
         return np.array([[level in cell for level in self.levels] for cell in cells], dtype=float).reshape(len(cells), len(self.levels))
 
+    raw = transform  # a category has no other scale
+
     def names(self, variable): return [f"{variable.name}={level}" for level in self.levels]
 
-# %% ../nbs/22_preprocess.ipynb #013-75d9f6
+# %% ../nbs/22_preprocess.ipynb #014-b95e93
+def _cuts(strata):
+    "Name of a variable -> where its bands begin; () for one of categories."
+    return strata if isinstance(strata, Mapping) else dict.fromkeys(strata, ())
+
+
+def _check_cuts(variable, cuts):
+    "Bands for a continuous variable, none for one of categories."
+    if variable.kind == "multi":
+        raise DataError(f"one value per row in the stratum {variable.name!r}", "a multi variable", "Name another variable in strata.")
+    if variable.kind != "continuous" and len(cuts):
+        raise DataError(f"no bands for the {variable.kind} variable {variable.name!r} in strata", f"{tuple(cuts)}",
+                        f"Write {{{variable.name!r}: ()}}: its levels are the strata.")
+    rising = len(cuts) and all(isinstance(c, Real) and np.isfinite(c) for c in cuts) and all(a < b for a, b in pairwise(cuts))
+    if variable.kind == "continuous" and not rising:
+        raise DataError(f"rising numbers at which the bands of {variable.name!r} begin in strata", f"{tuple(cuts)}",
+                        f"For example strata={{{variable.name!r}: (40, 50, 60, 70, 80)}}.")
+
+# %% ../nbs/22_preprocess.ipynb #015-5bab7b
+def _bands(column, variable, cuts):
+    "The band or level of each row, in words; None where it is missing."
+    if variable.kind != "continuous":
+        return [None if cell is None else f"{variable.name}={cell[0]}" for cell in _cells(column, variable)]
+    x, edges = _numbers(column), [_text(cut) for cut in cuts]
+    names = [f"{variable.name} below {edges[0]}", *(f"{variable.name} {a} to {b}" for a, b in pairwise(edges)),
+             f"{variable.name} from {edges[-1]}"]
+    return [None if np.isnan(value) else names[band] for value, band in zip(x, np.searchsorted(cuts, x, side="right"))]
+
+
+def _stratum(table, variables, strata):
+    "(N) text that names the stratum of each row, None where it is not known; None instead of a list where no strata are asked for."
+    if not len(strata): return None
+    by_name = {v.name: v for v in variables}
+    bands = [_bands(table[name], by_name[name], cuts) for name, cuts in _cuts(strata).items()]
+    return [None if None in row else ", ".join(row) for row in zip(*bands)]
+
+# %% ../nbs/22_preprocess.ipynb #018-1f9550
 def _block(variable): return _Scaled if variable.kind == "continuous" else _Coded
+
+
+def _variable(state): return Variable(**state | {"levels": tuple(state["levels"])})
 
 
 @dataclass(frozen=True)
@@ -110,28 +166,35 @@ class _Fitted:
     block: _Scaled | _Coded
 
     @classmethod
-    def fit(cls, column, variable):
+    def fit(cls, column, variable, stratum=None, *, indicator=True):
         if column.isna().all():
             raise DataError(f"a value of {column.name!r} in the rows to fit on", f"{len(column)} rows, all of them missing",
                             "Leave this variable out, or fit on more rows.")
-        return cls(variable, bool(column.isna().any()), _block(variable).fit(column, variable))
+        return cls(variable, bool(indicator and column.isna().any()), _block(variable).fit(column, variable, stratum))
 
     @classmethod
     def from_state(cls, state):
-        variable = Variable(**state["variable"] | {"levels": tuple(state["variable"]["levels"])})
+        variable = _variable(state["variable"])
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in state["block"].items()}
         return cls(variable, state["missing"], _block(variable)(**values))
 
-    def transform(self, column): # (N, columns of this variable)
-        matrix = self.block.transform(column, self.variable)
+    def transform(self, column, stratum=None): # (N, columns of this variable)
+        matrix = self.block.transform(column, self.variable, stratum)
         return np.column_stack([matrix, column.isna()]) if self.missing else matrix
+
+    def with_gaps(self, column): # the same columns, unscaled, NaN where missing
+        matrix = np.where(column.isna().to_numpy()[:, None], np.nan, self.block.raw(column, self.variable))
+        return np.column_stack([matrix, column.isna()]) if self.missing else matrix
+
+    def state(self): # what was not asked for is not written: the text of a plain table stays what it was before there were strata
+        return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value != {}})
 
     def names(self):
         return self.block.names(self.variable) + [f"{self.variable.name} (missing)"] * self.missing
 
-# %% ../nbs/22_preprocess.ipynb #016-914bce
+# %% ../nbs/22_preprocess.ipynb #021-034a01
 class _FittedTable:
-    "Names, columns and JSON of a fitted `TablePreprocessor`."
+    "Names and columns of a fitted `TablePreprocessor`, and the table as trees read it."
 
     @property
     def feature_names(self) -> list: # F names: "age", "signs=redness", "signs (missing)"
@@ -147,23 +210,56 @@ class _FittedTable:
         owner = np.array([f.variable.name for f in self.fitted_ for _ in f.names()])
         return {f.variable.name: np.flatnonzero(owner == f.variable.name).tolist() for f in self.fitted_}
 
-    def to_json(self) -> str: # a list with one entry per variable
+    def with_gaps(self,
+        table: pd.DataFrame, # any rows: a column for every variable that was kept
+    ) -> np.ndarray: # (N, F) float32 with the columns of `transform`: numbers as they were measured, NaN where missing
+        """The same rows for a model that reads missing values itself, as boosted trees do: nothing imputed, nothing scaled.
+
+        The columns "x (missing)" stay, so that one list of names serves every model."""
+        check_is_fitted(self)
+        check_columns(table, [f.variable.name for f in self.fitted_], "the table of variables")
+        return np.hstack([f.with_gaps(table[f.variable.name]) for f in self.fitted_]).astype(np.float32)
+
+# %% ../nbs/22_preprocess.ipynb #022-b21b6d
+def _settings_state(p):
+    "What a preprocessor was told beside its variables, for JSON; {} where that is nothing."
+    if p.max_missing == 1 and not len(p.strata) and p.indicators == "all": return {}
+    strata = {name: list(map(float, cuts)) for name, cuts in _cuts(p.strata).items()}
+    return {"variables": [asdict(v) for v in p.variables], "max_missing": float(p.max_missing), "strata": strata,
+            "indicators": "all" if p.indicators == "all" else list(p.indicators)}
+
+
+def _settings(state):
+    "The arguments of `TablePreprocessor` that `_settings_state` wrote."
+    return {"variables": tuple(map(_variable, state["variables"])), "max_missing": state["max_missing"],
+            "strata": {name: tuple(cuts) for name, cuts in state["strata"].items()},
+            "indicators": "all" if state["indicators"] == "all" else tuple(state["indicators"])}
+
+# %% ../nbs/22_preprocess.ipynb #023-5df5eb
+class _SavedTable(_FittedTable):
+    "A fitted `TablePreprocessor` as JSON."
+
+    def to_json(self) -> str: # a list with one entry per variable; an object that holds it where there are settings
         "Everything that was fitted, as text; floats are written so that they come back bit for bit."
         check_is_fitted(self)
-        return json.dumps([asdict(f) for f in self.fitted_], indent=1, ensure_ascii=False)
+        fitted, settings = [f.state() for f in self.fitted_], _settings_state(self)
+        state = settings | {"dropped": self.dropped_, "fitted": fitted} if settings else fitted
+        return json.dumps(state, indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str): # what `to_json` wrote
         "The fitted preprocessor that wrote `text`."
-        try: fitted = [_Fitted.from_state(state) for state in json.loads(text)]
+        try:
+            state = json.loads(text)
+            fitted = [_Fitted.from_state(entry) for entry in (state["fitted"] if isinstance(state, dict) else state)]
+            new = cls(**_settings(state) if isinstance(state, dict) else {"variables": tuple(f.variable for f in fitted)})
+            new.fitted_, new.dropped_ = fitted, dict(state["dropped"]) if isinstance(state, dict) else {}
         except (ValueError, TypeError, KeyError) as error:
             raise DataError("the text that to_json wrote", f"{text[:40]!r} ... ({type(error).__name__}: {error})",
                             "Fit again on the training rows.") from error
-        new = cls(tuple(f.variable for f in fitted))
-        new.fitted_ = fitted
         return new
 
-# %% ../nbs/22_preprocess.ipynb #017-e64079
+# %% ../nbs/22_preprocess.ipynb #024-a9c1d2
 def _check_variables(variables, table):
     "At least one variable, each once, each a column."
     names = [v.name for v in variables]
@@ -173,13 +269,46 @@ def _check_variables(variables, table):
     check_columns(table, names, "the table of variables")
 
 
-class TablePreprocessor(_FittedTable, TransformerMixin, BaseEstimator):
-    "Turn a table of variables into a matrix for a model; fit it on the training rows only."
+def _check_names(names, known, what):
+    "Names in a tuple or list, all of them known."
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise DataError(f"a tuple of names of variables in {what}", f"{names!r}", f"One alone is written ({names!r},).")
+    for name in names: check_known(name, known, f"variable in {what}")
+
+
+def _check_settings(p):
+    "Refuse a setting that cannot be meant."
+    by_name = {v.name: v for v in p.variables}
+    if not (isinstance(p.max_missing, Real) and 0 <= p.max_missing <= 1):
+        raise DataError("a share from 0 to 1 for max_missing", f"{p.max_missing!r}", "80% is written 0.8.")
+    if not (isinstance(p.indicators, str) and p.indicators == "all"): _check_names(p.indicators, by_name, "indicators")
+    _check_names(p.strata, by_name, "strata")
+    for name, cuts in _cuts(p.strata).items(): _check_cuts(by_name[name], cuts)
+
+# %% ../nbs/22_preprocess.ipynb #025-4f628d
+def _too_empty(table, variables, max_missing):
+    "Name -> share of missing values, for every variable that has more of them than is allowed."
+    shares = {v.name: float(table[v.name].isna().mean()) for v in variables}
+    dropped = {name: share for name, share in shares.items() if share > max_missing}
+    if len(dropped) < len(variables): return dropped
+    name = min(dropped, key=dropped.get)
+    raise DataError(f"a variable with at most {max_missing:.0%} of the training rows missing",
+                    f"{len(dropped)} variables with more, {name!r} the fullest: {dropped[name]:.1%} missing", "Raise max_missing.")
+
+# %% ../nbs/22_preprocess.ipynb #026-15e8f9
+class TablePreprocessor(_SavedTable, TransformerMixin, BaseEstimator):
+    """Turn a table of variables into a matrix for a model; fit it on the training rows only.
+
+    A variable that is left out for its missing values has no column at all, `indicators` or not; `dropped_` tells its share."""
 
     def __init__(self,
         variables: tuple, # of `Variable`, in the order of the columns to come
+        *,
+        max_missing: float = 1.0, # a variable with a larger share of missing training rows is left out; 1: none is
+        strata: dict | tuple = (), # variables whose bands or levels make strata for the median: {"age": (40, 60), "sex": ()}
+        indicators: str | tuple = "all", # "all": a column "x (missing)" for each x that has gaps in train; or for these names alone
     ):
-        self.variables = variables
+        self.variables, self.max_missing, self.strata, self.indicators = variables, max_missing, strata, indicators
 
     def fit(self,
         table: pd.DataFrame, # the training rows: a column for every variable
@@ -187,13 +316,18 @@ class TablePreprocessor(_FittedTable, TransformerMixin, BaseEstimator):
     ) -> "TablePreprocessor": # itself
         "Take from the training rows all that `transform` needs."
         _check_variables(self.variables, table)
-        self.fitted_ = [_Fitted.fit(table[v.name], v) for v in self.variables]
+        _check_settings(self)
+        self.dropped_ = _too_empty(table, self.variables, self.max_missing)
+        stratum = _stratum(table, self.variables, self.strata)
+        self.fitted_ = [_Fitted.fit(table[v.name], v, stratum, indicator=self.indicators == "all" or v.name in self.indicators)
+                        for v in self.variables if v.name not in self.dropped_]
         return self
 
     def transform(self,
-        table: pd.DataFrame, # any rows: a column for every variable
+        table: pd.DataFrame, # any rows: a column for every variable that was kept or makes strata
     ) -> np.ndarray: # (N, F) float32, nothing missing
         "The rows as numbers, by what was found in the training rows."
         check_is_fitted(self)
-        _check_variables(self.variables, table)
-        return np.hstack([f.transform(table[f.variable.name]) for f in self.fitted_]).astype(np.float32)
+        check_columns(table, [*(f.variable.name for f in self.fitted_), *_cuts(self.strata)], "the table of variables")
+        stratum = _stratum(table, self.variables, self.strata)
+        return np.hstack([f.transform(table[f.variable.name], stratum) for f in self.fitted_]).astype(np.float32)
