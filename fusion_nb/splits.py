@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'check_splits', 'holdout', 'kfold', 'split_counts']
 
-# %% ../nbs/20_splits.ipynb #002-6369bd
+# %% ../nbs/20_splits.ipynb #002-38b039
 from math import isclose
 from numbers import Integral
 
@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from .schema import DataError, check_columns, check_known, check_unique
 
-# %% ../nbs/20_splits.ipynb #006-567979
+# %% ../nbs/20_splits.ipynb #006-842a33
 PARTS = ("train", "val", "test")
 
 
@@ -33,7 +33,7 @@ def _cases(table, by_group):
     if not by_group: cases["group"] = cases["case_id"].astype(str)
     return cases.sort_values(["group", "case_id"], key=lambda column: column.astype(str)).reset_index(drop=True)
 
-# %% ../nbs/20_splits.ipynb #007-c0e6ae
+# %% ../nbs/20_splits.ipynb #007-1afc0e
 def _check_cover(splits, table):
     "Each fold names every case of the table once, in a known part."
     check_unique(check_columns(splits, ["case_id", "fold", "split"], "the splits"), ["case_id", "fold"], "the splits")
@@ -58,7 +58,7 @@ def _check_classes(rows):
         raise DataError("cases of every class in every part of every fold", f"{found} in {part!r} of fold {fold}",
                         "Use fewer folds, a larger fraction for this part, another seed, or more cases.")
 
-# %% ../nbs/20_splits.ipynb #009-388ed2
+# %% ../nbs/20_splits.ipynb #009-688c0b
 def check_splits(
     splits: pd.DataFrame, # case_id, fold, split
     table: pd.DataFrame, # case_id, group, label
@@ -79,24 +79,39 @@ def check_splits(
     return (f"{n} of {table['group'].nunique()} groups (patients) have cases in more than one part of a fold, "
             "because cases were split singly: the scores are probably too good.",)
 
-# %% ../nbs/20_splits.ipynb #014-fe4218
+# %% ../nbs/20_splits.ipynb #014-c3d6cf
 def _check_seed(seed):  # what numpy's RandomState takes
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise DataError("a seed that is a whole number from 0 to 2**32 - 1", repr(seed), "For example 0.")
 
 
 def _cut(cases, fraction, seed):
-    "Two tables of cases: the rest, and `fraction` of the groups, stratified by each group's highest label."
-    units = cases.groupby("group")["label"].max()  # sorted by group
-    size = max(1, round(fraction * len(units)))  # a count: scikit-learn would round 8.0000001 of 56 up to 9
+    "Two tables of cases: the rest, and `fraction` of the groups."
+    counts = cases.groupby(["group", "label"]).size().unstack(fill_value=0)  # sorted by group
+    size = max(1, round(fraction * len(counts)))  # a count: scikit-learn would round 8.0000001 of 56 up to 9
+    several = counts.shape[1] > 2 and (counts > 0).sum(axis=1).max() > 1
+    chosen = counts.index[_nearest(counts.to_numpy(), size, fraction, seed)] if several else _stratified(cases, size, seed)
+    inside = cases["group"].isin(chosen)
+    return cases[~inside], cases[inside]
+
+
+def _nearest(counts, size, fraction, seed):
+    "Of 1,000 random choices of groups the one whose share of each class is nearest to `fraction`; counts (G, C) -> (size,) positions."
+    rng = np.random.RandomState(seed)
+    tries = [rng.permutation(len(counts))[:size] for _ in range(1000)]
+    return min(tries, key=lambda chosen: np.abs(counts[chosen].sum(axis=0) / counts.sum(axis=0) - fraction).max())
+
+
+def _stratified(cases, size, seed):
+    "`size` groups, stratified by each group's highest label."
+    units = cases.groupby("group")["label"].max()
     try:
         _, chosen = train_test_split(units.index, test_size=size, stratify=units, random_state=np.random.RandomState(seed))
     except ValueError as error:
         counts = ", ".join(f"{n} of label {label}" for label, n in units.value_counts().sort_index().items())
         raise DataError("enough groups (patients) of every class to put some in every part", counts,
                         f"Use larger parts, or more cases (scikit-learn: {error})") from error
-    inside = cases["group"].isin(chosen)
-    return cases[~inside], cases[inside]
+    return chosen
 
 
 def _fold(table, fold, val, test):
@@ -105,7 +120,7 @@ def _fold(table, fold, val, test):
     part = np.select([case_id.isin(test["case_id"]), case_id.isin(val["case_id"])], ["test", "val"], "train")
     return pd.DataFrame({"case_id": case_id.to_numpy(), "fold": fold, "split": part})
 
-# %% ../nbs/20_splits.ipynb #015-64ae32
+# %% ../nbs/20_splits.ipynb #015-629c75
 def holdout(
     table: pd.DataFrame, # case_id, group, label: one row per case
     *,
@@ -113,7 +128,7 @@ def holdout(
     seed: int = 0, # the same seed gives the same split, whatever the order of the rows
     by_group: bool = True, # False: deal out single cases (only where every case is its own patient)
 ) -> pd.DataFrame: # case_id, fold (0), split: rows as in `table`
-    "One split into train, val and test by group, stratified by the group's highest label."
+    "One split into train, val and test by group, stratified by the group's highest label; see above for groups with several of many classes."
     _check_seed(seed)
     if len(fractions) != 3 or min(fractions) <= 0 or not isclose(sum(fractions), 1):
         raise DataError("three positive fractions that sum to 1, for train, val and test", f"{tuple(fractions)}",
@@ -125,7 +140,7 @@ def holdout(
     check_splits(splits, table, by_group=by_group)
     return splits
 
-# %% ../nbs/20_splits.ipynb #020-9202e6
+# %% ../nbs/20_splits.ipynb #020-bd3bd4
 def _test_folds(cases, n_splits, seed):
     "The cases of each test part: `StratifiedGroupKFold` over groups."
     groups = cases.groupby("label")["group"].nunique()
@@ -136,7 +151,7 @@ def _test_folds(cases, n_splits, seed):
     folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=np.random.RandomState([seed, 0]))
     return [cases.iloc[test] for _, test in folds.split(cases, cases["label"], cases["group"])]
 
-# %% ../nbs/20_splits.ipynb #021-2117ca
+# %% ../nbs/20_splits.ipynb #021-59f7aa
 def kfold(
     table: pd.DataFrame, # case_id, group, label: one row per case
     *,
@@ -156,7 +171,7 @@ def kfold(
     check_splits(splits, table, by_group=by_group)
     return splits
 
-# %% ../nbs/20_splits.ipynb #026-77fb76
+# %% ../nbs/20_splits.ipynb #028-9e204d
 def split_counts(
     splits: pd.DataFrame, # case_id, fold, split
     table: pd.DataFrame, # case_id, group, label
