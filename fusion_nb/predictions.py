@@ -292,7 +292,7 @@ def _class_labels(table, column, classes, path):
                  f"one of the classes {', '.join(classes)}, or positions 0 to {len(classes) - 1},", path)
     return position.map(lambda i: classes[int(i)])
 
-# %% ../nbs/50_predictions.ipynb #026-c1f623
+# %% ../nbs/50_predictions.ipynb #025-c1f623
 def _is_positive(table, column, positive, path):
     "1 where the label has the name of the positive class, 0 where it has the other."
     text = table[column].map(lambda v: f"{v:g}" if isinstance(v, (float, np.floating)) else str(v)).astype(object)
@@ -321,7 +321,7 @@ def _read_outcome(table, label, classes, positive, path):
     _refuse_rows(table, label[0], numbers[0] < 0, "times of 0 or more", path)
     return {"time": numbers[0], "event": numbers[1].astype(np.int64)}
 
-# %% ../nbs/50_predictions.ipynb #027-bdbb33
+# %% ../nbs/50_predictions.ipynb #026-bdbb33
 def _paths(path):
     "One file or several, as a list of paths."
     paths = [path] if isinstance(path, (str, os.PathLike)) or not isinstance(path, Iterable) else list(path)
@@ -343,7 +343,7 @@ def _check_roles(label, score, ids):
     twice = [c for c in (*label, *score) if columns.count(c) > 1]
     if twice: raise DataError("a column of its own for the label, the score and each id", f"the column {twice[0]!r} for two of them")
 
-# %% ../nbs/50_predictions.ipynb #028-62299d
+# %% ../nbs/50_predictions.ipynb #027-62299d
 def _read_file(path, label, score, group, case_id, positive):
     "One file: its cases, and its scores with a column per class. `label`: one column or two; `score`: {class: column}."
     ids = [c for c in (group, case_id) if c is not None]
@@ -379,7 +379,7 @@ def _named_columns(label, score, positive):
     if len(set(names)) < len(names): raise DataError("a column of scores for each class", f"score={score}, the classes {', '.join(names)}")
     return label, dict(zip(names, score))
 
-# %% ../nbs/50_predictions.ipynb #030-b6cecc
+# %% ../nbs/50_predictions.ipynb #029-b6cecc
 def _model_names(paths):
     "Each file's shortest tail that no other file has: `preds`, or `image/preds` beside `fusion/preds`."
     parts = [Path(os.path.abspath(path)).with_suffix("").parts for path in paths]
@@ -420,7 +420,7 @@ def _check_alike(first, later, by_id):
                             f"{a[column].iloc[first]} in {path} and {b[column].iloc[first]} in {other} for {row}, {len(differ)} such rows in all",
                             f"{todo}." if by_id else f"{todo} in the same order, or match them by {_BY_ID}")
 
-# %% ../nbs/50_predictions.ipynb #031-b7ec70
+# %% ../nbs/50_predictions.ipynb #030-b7ec70
 def read_scores(
     path: str | Path | list, # CSV or Parquet with one row per case; or several such files, one per model
     *,
@@ -445,7 +445,7 @@ def read_scores(
     tables = [prediction_rows(_coded(cases, columns), scores, model=name, study="") for name, (_, cases, scores) in zip(names, files)]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/50_predictions.ipynb #041-92479c
+# %% ../nbs/50_predictions.ipynb #039-92479c
 def _run_auc(rows, columns):
     "AUC of the rows; of several classes the mean of each against the rest."
     label = rows["label"].to_numpy()
@@ -474,7 +474,7 @@ def best_run(
     best = auc.sort_index().groupby(level=fold).idxmax()
     return pred[pd.MultiIndex.from_frame(pred[[*fold, "run"]]).isin(best.tolist())].reset_index(drop=True)
 
-# %% ../nbs/50_predictions.ipynb #044-b6f19e
+# %% ../nbs/50_predictions.ipynb #042-b6f19e
 def ensemble(
     pred: pd.DataFrame, # prediction table with several runs
 ) -> pd.DataFrame: # one row per study, model, fold and case, with run = -1
@@ -488,7 +488,7 @@ def ensemble(
                         f"some cases only in some runs of {sizes[sizes > 1].index[0]}", "Leave out the runs that were not finished.")
     return runs[columns].mean().reset_index().assign(run=-1)[[*_CASE, *outcome, *columns]]
 
-# %% ../nbs/50_predictions.ipynb #047-aee6c1
+# %% ../nbs/50_predictions.ipynb #045-aee6c1
 def _mean_logit(
     probability: np.ndarray, # (N, M) in [0, 1]
 ) -> np.ndarray: # (N,)
@@ -509,7 +509,7 @@ def _cube(rows, keys, models, columns):
     scores = wide.to_numpy(np.float64).reshape(len(wide), len(columns), len(models))
     return wide.index, np.ascontiguousarray(scores.swapaxes(1, 2))
 
-# %% ../nbs/50_predictions.ipynb #048-85bb37
+# %% ../nbs/50_predictions.ipynb #046-85bb37
 def late_fusion(
     pred: pd.DataFrame, # prediction table that holds the models, binary or multi-class
     *,
@@ -534,7 +534,7 @@ def late_fusion(
     fused = _geometric_mean(scores) if len(columns) > 1 else _mean_logit(scores[:, :, 0])[:, None]
     return index.to_frame(index=False).assign(model=name, **dict(zip(columns, fused.T)))[[*_CASE, "label", *columns]]
 
-# %% ../nbs/50_predictions.ipynb #051-9faec6
+# %% ../nbs/50_predictions.ipynb #049-9faec6
 def _by_model(scores, models, case_id):
     "Scores as numbers; of a table the columns that bear the models' names, whatever their order."
     if isinstance(scores, pd.DataFrame):
@@ -557,7 +557,7 @@ def _codes(group):
     "Patients as numbers from 0 on, as they first come; each row its own where they are unknown."
     return np.arange(len(group)) if group.isna().all() else pd.factorize(group)[0].astype(np.int64)
 
-# %% ../nbs/50_predictions.ipynb #052-887870
+# %% ../nbs/50_predictions.ipynb #050-887870
 def _check_matrix(scores):
     "Refuse scores, classes or thresholds that do not fit cases by models."
     shape, classes = (len(scores.cases), len(scores.models)), scores.classes
@@ -577,7 +577,7 @@ def _check_matrix(scores):
         raise DataError("finite scores" if classes is None else "probabilities of 0 or more",
                         f"{scores.scores[at]} for case {case!r} of model {scores.models[model]!r}, {int(bad.sum())} such scores in all")
 
-# %% ../nbs/50_predictions.ipynb #053-504565
+# %% ../nbs/50_predictions.ipynb #051-504565
 def _check_thresholds(scores):
     "Refuse thresholds of another shape, without a number, or for scores that are not binary."
     if scores.thresholds is None: return
@@ -614,7 +614,7 @@ def _threshold_matrix(scores, thresholds):
             raise DataError(f"one threshold of {model!r}, or one for each of {len(scores)} cases", f"shape {values.shape}")
     return np.stack([np.broadcast_to(values, len(scores)) for values in each], axis=1)
 
-# %% ../nbs/50_predictions.ipynb #054-107db6
+# %% ../nbs/50_predictions.ipynb #052-107db6
 @dataclass(frozen=True)
 class Scores:
     "The scores of several models on the same cases."
@@ -656,7 +656,7 @@ class Scores:
         "The same scores, called positive at or above these thresholds."
         return replace(self, thresholds=_threshold_matrix(self, thresholds))
 
-# %% ../nbs/50_predictions.ipynb #055-1ebe8e
+# %% ../nbs/50_predictions.ipynb #053-1ebe8e
 def _check_same_cases(scores, index, models):
     "Refuse models that were scored on different cases; `scores` (N, M, C) are NaN there."
     lacks = np.isnan(scores).any(axis=2)
