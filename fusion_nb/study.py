@@ -6,7 +6,7 @@
 __all__ = ['Recipe', 'check_two_classes', 'Fold', 'make_fold', 'train_model', 'cross_fit', 'on_validation', 'calibrate',
            'seed_estimates', 'OutOfFold']
 
-# %% ../nbs/70_study.ipynb #002-658273
+# %% ../nbs/70_study.ipynb #002-638f15
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,49 +21,65 @@ from tqdm import tqdm
 
 from .batches import FusionData
 from .encoders import image_encoder
-from .fusion import MODELS, FusionModel, build_model
-from .metrics import auc
+from .fusion import _STAGED, MODELS, FusionModel, build_model, from_branches
+from .metrics import auc, class_auc
 from .operating_point import fit_calibrator
-from .predictions import _score_column, prediction_rows, score_matrix
+from .predictions import _score_columns, prediction_rows, score_matrix
 from .preprocess import TablePreprocessor
 from .runs import cached, code_fingerprint, fingerprint
 from .schema import Cohort, DataError, check_known
 from .train import TrainConfig, embed_images, fit, predict, predict_from_embeddings
 
-# %% ../nbs/70_study.ipynb #004-c2ab09
+# %% ../nbs/70_study.ipynb #004-1c3ddb
 @dataclass(frozen=True)
 class Recipe:
     "What is trained, of which size, how, and from which seeds."
     study: str = "study" # its name, for the prediction table
-    models: tuple = tuple(MODELS) # names in `MODELS`
+    models: tuple = tuple(MODELS) # names in `MODELS`, or "embedding_concat"
     seeds: tuple = (0,) # one run of every model from each
     encoder: str = "small_cnn" # the image encoder's name
     weights: str | None = None # of the encoder: None, "imagenet", or a file
-    hidden: tuple = (64, 32) # widths of the hidden layers; the paper's are (1024, 512)
+    hidden: tuple = (64, 32) # widths of the hidden layers; the paper's are (1024, 512); image_only: () for none
     dropout: float = 0.25 # in the heads
+    batch_norm: bool = False # in table_only
+    he_head: bool = False # draw the head's first weights as He et al. do
+    branches: tuple | None = None # embedding_concat: recipes of the image_only and the table_only that it starts from; None: untrained ones
+    freeze: bool = True # embedding_concat: keep trained branches as they are
+    preprocess: dict = field(default_factory=dict) # further arguments of `TablePreprocessor`
     threads: int = 1 # of torch in each fit; small networks are fastest on one, and the last bits of the weights depend on it
     tta: int = 5 # test-time augmentation: copies of each image when predicting; 0: the image itself, as also without augmentation
     config: TrainConfig = field(default_factory=TrainConfig) # the training; its seed is replaced by each of `seeds`
 
-    def __post_init__(self):
-        for name in self.models: check_known(name, MODELS, "model")
+    def __post_init__(self): _check_recipe(self)
 
     @property
     def copies(self) -> dict: # how `predict` augments: gently, and not at all what was not trained with augmentation
         augment = self.config.augmentation
-        return {"tta": self.tta, "augment": replace(augment, elastic=0.0, scale=0.0)} if augment else {"tta": 0}
+        return {"tta": self.tta, "augment": augment.gentle} if augment else {"tta": 0}
 
     def build(self,
         name: str, # of the model
         channels: int, # of the images
         table_dim: int, # number of columns of the preprocessed table
         seed: int, # of the first weights
+        n_classes: int = 2, # of the labels
     ) -> FusionModel: # with its first weights
         "The untrained model."
         def encoder(): return image_encoder(self.encoder, channels=channels, weights=self.weights)
-        return build_model(name, encoder, table_dim=table_dim, hidden=self.hidden, dropout=self.dropout, seed=seed)
+        options = {"batch_norm": True} if self.batch_norm and name == "table_only" else {}
+        return build_model(name, encoder, table_dim=table_dim, n_classes=n_classes, he_head=self.he_head, seed=seed,
+                           hidden=self.hidden, dropout=self.dropout, **options)
 
-# %% ../nbs/70_study.ipynb #008-f671fa
+# %% ../nbs/70_study.ipynb #005-be4b7f
+def _check_recipe(recipe):
+    "Refuse unknown models, and branches that are not the two that a fusion can start from."
+    for name in recipe.models: check_known(name, [*MODELS, *_STAGED], "model")
+    if recipe.branches is None: return
+    models = [tuple(getattr(branch, "models", ())) for branch in recipe.branches]
+    if models != [("image_only",), ("table_only",)]:
+        raise DataError("branches=(a recipe with models=('image_only',), one with models=('table_only',))", f"recipes of {models}")
+
+# %% ../nbs/70_study.ipynb #009-f671fa
 def check_two_classes(
     cohort: Cohort, # who
 ) -> Cohort: # the same
@@ -71,14 +87,14 @@ def check_two_classes(
     if len(cohort.classes) == 2: return cohort
     raise DataError("a target of two classes", ", ".join(map(str, cohort.classes)), "Name two of them in the declaration of the columns, and put the others under `exclude`.")
 
-# %% ../nbs/70_study.ipynb #011-23f098
+# %% ../nbs/70_study.ipynb #012-f89888
 @dataclass(frozen=True)
 class Fold:
     "One fold, ready for training."
     number: int # its number in the table of splits
     cases: pd.DataFrame # (N) case_id, group, label, split, in the order of the cohort's table
     data: FusionData # images, preprocessed table and labels of all N cases
-    preprocessor: TablePreprocessor # fitted on the training part
+    preprocessor: TablePreprocessor | None # fitted on the training part; None: the cohort has no variables
 
     def rows(self,
         split: str, # "train", "val" or "test"
@@ -89,18 +105,28 @@ class Fold:
 
 def make_fold(
     cohort: Cohort, # who
-    images: np.ndarray, # (N, C, H, W) uint8, in the order of the cohort's table
+    images: np.ndarray | None, # (N, C, H, W) uint8, in the order of the cohort's table; None: records alone
     splits: pd.DataFrame, # case_id, fold, split
     number: int, # which fold
+    *,
+    preprocess: dict | None = None, # further arguments of `TablePreprocessor`
 ) -> Fold: # every case, preprocessed by what the training part says
-    "Fit the preprocessing on the training part of a fold and apply it to all cases."
+    "Fit the preprocessing on the training part of a fold and apply it to all cases; without variables there is none."
     part = splits[splits["fold"] == number].set_index("case_id")["split"]
     cases = cohort.table[["case_id", "group", "label"]].assign(split=cohort.table["case_id"].map(part))
-    preprocessor = TablePreprocessor(cohort.variables).fit(cohort.table[cases["split"] == "train"])
-    table, label = preprocessor.transform(cohort.table), cases["label"].to_numpy(np.float32)
-    return Fold(number, cases, FusionData(images, table, label), preprocessor)
+    label = cases["label"].to_numpy(np.float32 if len(cohort.classes) == 2 else np.int64)
+    _check_classes(cohort, label)
+    if not cohort.variables: return Fold(number, cases, FusionData(images, np.empty((len(cases), 0), np.float32), label), None)
+    preprocessor = TablePreprocessor(cohort.variables, **preprocess or {}).fit(cohort.table[cases["split"] == "train"])
+    return Fold(number, cases, FusionData(images, preprocessor.transform(cohort.table), label), preprocessor)
 
-# %% ../nbs/70_study.ipynb #017-5f7cc3
+
+def _check_classes(cohort, label):
+    "Refuse a class that no case has: no model can learn it, and the columns of scores would not fit."
+    empty = [str(name) for i, name in enumerate(cohort.classes) if not (label == i).any()]
+    if empty: raise DataError("a case of every class", f"none of {', '.join(empty)}", "Leave that class out of the cohort's classes.")
+
+# %% ../nbs/70_study.ipynb #018-861bb6
 _CODE = ("batches", "data.images", "encoders", "fusion", "losses", "preprocess", "train")
 
 
@@ -113,11 +139,27 @@ def _threads(number):
     finally: torch.set_num_threads(before)
 
 
+def _alike(recipe, name, seed):
+    "The recipe of one fit: the other models and seeds do not matter, nor what is for other kinds of model."
+    if name not in _STAGED: return replace(recipe, models=(name,), seeds=(seed,), branches=None, freeze=True)
+    branches = recipe.branches and tuple(_alike(b, b.models[0], seed) for b in recipe.branches)
+    return replace(recipe, models=(name,), seeds=(seed,), branches=branches)
+
+
 def _fit_folder(folder, recipe, fold, name, seed):
     "Where this fit's checkpoints lie; the same inputs give the same place."
-    alike = replace(recipe, models=(name,), seeds=(seed,))  # the other models and seeds do not matter
+    alike = _alike(recipe, name, seed)
     key = fingerprint(alike, fold.cases, fold.data.images, fold.data.table, code_fingerprint(*_CODE))
     return Path(folder) / f"{name}-fold{fold.number}-seed{seed}-{key}", key
+
+# %% ../nbs/70_study.ipynb #019-b73113
+def _untrained(recipe, name, fold, seed, folder):
+    "The model before its training; where the recipe says so, around two branches that are trained."
+    data = fold.data
+    if name not in _STAGED or recipe.branches is None:
+        return recipe.build(name, 1 if data.images is None else data.images.shape[1], data.table.shape[1], seed, data.n_classes)
+    branches = [train_model(branch, branch.models[0], fold, seed=seed, folder=folder)[0] for branch in recipe.branches]
+    return from_branches(*branches, hidden=recipe.hidden, dropout=recipe.dropout, freeze=recipe.freeze, seed=seed)
 
 
 def train_model(
@@ -129,34 +171,35 @@ def train_model(
     folder: Path, # the fit gets a folder of its own below it
     progress: bool = False, # a bar over the epochs
 ) -> tuple: # the trained model with its best weights; its history by epoch
-    "Train one model on one fold, go on with it, or read it: whatever is left to do."
+    """Train one model on one fold, go on with it, or read it: whatever is left to do.
+
+    A fusion of trained branches first does the same for its branches, on the same fold and from the same seed."""
     place, _ = _fit_folder(folder, recipe, fold, name, seed)
-    channels = 1 if fold.data.images is None else fold.data.images.shape[1]
-    model = recipe.build(name, channels, fold.data.table.shape[1], seed)
+    model = _untrained(recipe, name, fold, seed, folder)
     config = replace(recipe.config, seed=seed)
     with _threads(recipe.threads):
         history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=config, folder=place, progress=progress)
     return model, history
 
-# %% ../nbs/70_study.ipynb #020-e4352e
-def _fit_and_predict(recipe, name, fold, seed, folder, positive):
+# %% ../nbs/70_study.ipynb #022-bcd3bd
+def _fit_and_predict(recipe, name, fold, seed, folder, classes):
     "One fit's rows of the prediction table, and its history."
     place, key = _fit_folder(folder, recipe, fold, name, seed)
-    labels = {"study": recipe.study, "model": name, "run": seed, "fold": fold.number, "positive": positive}
+    labels = {"study": recipe.study, "model": name, "run": seed, "fold": fold.number, "positive": classes[-1]}
 
     def make():
         score = predict(model, fold.data, np.arange(len(fold.cases)), batch_size=recipe.config.batch_size, seed=seed, **recipe.copies)
-        return prediction_rows(fold.cases, score, **labels)
+        return prediction_rows(fold.cases, score if score.ndim == 1 else pd.DataFrame(score, columns=classes), **labels)
 
     model, history = train_model(recipe, name, fold, seed=seed, folder=folder)
     with _threads(recipe.threads):
         rows = cached(place / "predictions.parquet", f"{key} {code_fingerprint('predictions', 'study')}", make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
     return rows, history.assign(model=name, fold=fold.number, run=seed)
 
-# %% ../nbs/70_study.ipynb #022-37a48a
+# %% ../nbs/70_study.ipynb #024-4008b3
 def cross_fit(
     cohort: Cohort, # who
-    images: np.ndarray, # (N, C, H, W) uint8, in the order of the cohort's table
+    images: np.ndarray | None, # (N, C, H, W) uint8, in the order of the cohort's table; None: records alone
     splits: pd.DataFrame, # case_id, fold, split
     recipe: Recipe, # what to train, and how
     *,
@@ -164,63 +207,111 @@ def cross_fit(
     jobs: int = 1, # fits trained side by side
     progress: bool = True, # a bar over the fits
 ) -> tuple: # prediction table; histories with columns model, fold, run
-    "Train all models of the recipe and predict every case by each of them."
-    check_two_classes(cohort)
-    folds = [make_fold(cohort, images, splits, number) for number in sorted(splits["fold"].unique())]
-    fits = [delayed(_fit_and_predict)(recipe, name, fold, seed, folder, cohort.classes[-1])
-            for fold in folds for name in recipe.models for seed in recipe.seeds]
-    # the images go to the processes by the name of their file (`FusionData`), so joblib need not dump arrays for them
-    done = Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)(fits)
-    tables = list(tqdm(done, desc="fits", total=len(fits), disable=not progress))
+    """Train all models of the recipe and predict every case by each of them.
+
+    Of two classes there is one column of scores, of several one for each. Raises `DataError` for a model of images or of variables that
+    the cohort does not have."""
+    _check_modalities(cohort, images, recipe.models)
+    folds = [make_fold(cohort, images, splits, number, preprocess=recipe.preprocess) for number in sorted(splits["fold"].unique())]
+    first = [(branch, fold, seed) for fold in folds for branch in _branches(recipe) for seed in recipe.seeds]
+    fits = [(name, fold, seed) for fold in folds for name in recipe.models for seed in recipe.seeds]
+    _side_by_side([delayed(_train_branch)(branch, fold, seed, folder) for branch, fold, seed in first], jobs, "branches", progress)
+    tables = _side_by_side([delayed(_fit_and_predict)(recipe, name, fold, seed, folder, cohort.classes) for name, fold, seed in fits],
+                           jobs, "fits", progress)
     if jobs != 1: get_reusable_executor().shutdown()  # the processes would outlive their use, and complain when the kernel ends
     predictions, histories = (pd.concat(each, ignore_index=True) for each in zip(*tables))
     return predictions, histories
 
-# %% ../nbs/70_study.ipynb #025-f1653c
+# %% ../nbs/70_study.ipynb #025-08734d
+def _branches(recipe): return recipe.branches or () if set(_STAGED) & set(recipe.models) else ()
+
+
+def _train_branch(recipe, fold, seed, folder): train_model(recipe, recipe.models[0], fold, seed=seed, folder=folder)
+
+
+def _side_by_side(tasks, jobs, what, progress):
+    "The results of joblib's delayed calls, in their order."
+    if not tasks: return []
+    # the images go to the processes by the name of their file (`FusionData`), so joblib need not dump arrays for them
+    done = Parallel(n_jobs=jobs, return_as="generator", max_nbytes=None)(tasks)
+    return list(tqdm(done, desc=what, total=len(tasks), disable=not progress))
+
+
+def _check_modalities(cohort, images, models):
+    "Refuse models that look at what the cohort does not have."
+    lacks = {"table_only": ("images", images is None), "image_only": ("variables", not cohort.variables)}
+    for only, (what, lacking) in lacks.items():
+        others = [name for name in models if name != only]
+        if lacking and others:
+            raise DataError(f"models that need no {what}, which the cohort {cohort.title!r} does not have", ", ".join(others), f"Give models=({only!r},).")
+
+# %% ../nbs/70_study.ipynb #032-e83b91
 def on_validation(
     pred: pd.DataFrame, # prediction table with one run per model and fold: see `best_run`, `ensemble`
-    learn: Callable, # learn(label, score) -> anything: a metric, a threshold, a calibrator
+    learn: Callable, # learn(label, score) -> anything: a metric, a threshold, a calibrator; the score (n,), or (n, C) of several classes
 ) -> dict: # (model, fold) -> what was learned, in the table's order
     "What the validation part of each fold says of each model; `DataError` for several runs of a model, or a fold without validation."
-    score, fold = _score_column(pred), ["model", "fold"]
+    columns, fold = _score_columns(pred), ["model", "fold"]
+    columns = columns[0] if len(columns) == 1 else columns
     runs = pred.groupby(fold)["run"].nunique()
     val = dict(list(pred[pred["split"] == "val"].groupby(fold, sort=False)))
     bad = {key: f"{n} runs" if n > 1 else "no validation" for key, n in runs.items() if n > 1 or key not in val}
     if bad:
         raise DataError("one run of every model and fold, with its val rows", "{1} of {0[0]!r} in fold {0[1]}".format(*next(iter(bad.items()))),
                         "Use best_run() or ensemble() first, and keep the val rows in the table.")
-    return {key: learn(rows["label"].to_numpy(), rows[score].to_numpy()) for key, rows in val.items()}
+    return {key: learn(rows["label"].to_numpy(), rows[columns].to_numpy()) for key, rows in val.items()}
 
-# %% ../nbs/70_study.ipynb #031-9b8709
+# %% ../nbs/70_study.ipynb #038-a19142
 def _rising_line(label, score):
-    "Platt's calibrator, None where validation cannot teach one that keeps the order."
+    "Platt's calibrator, of several classes a tuple of them; None where validation cannot teach one that keeps the order."
+    if score.ndim == 2:
+        fitted = tuple(_rising_line(label == c, column) for c, column in enumerate(score.T))
+        return None if None in fitted else fitted
     try: fitted = fit_calibrator(label, score)
     except DataError: return None
     return fitted if fitted.parameters["slope"] > 0 else None
 
 
+def _apply(fitted, score):
+    "Calibrated probabilities; of several classes each row sums to 1."
+    if not isinstance(fitted, tuple): return fitted.apply(score)
+    each = np.stack([line.apply(column) for line, column in zip(fitted, score.T)], axis=1)
+    return each / each.sum(axis=1, keepdims=True)
+
+
 def calibrate(
     pred: pd.DataFrame, # prediction table with one run per model and fold
-) -> tuple: # the table with calibrated scores; {(model, fold): `Calibrator`, or None where the scores stayed as they came}
+) -> tuple: # the table with calibrated scores; {(model, fold): `Calibrator`, (C,) of them, or None where the scores stayed as they came}
     "Platt's calibration of every model and fold, fitted on its validation part and applied to all of its parts."
-    column, fitted = _score_column(pred), on_validation(pred, _rising_line)
-    score = pred[column].to_numpy(np.float64, copy=True)
+    columns, fitted = _score_columns(pred), on_validation(pred, _rising_line)
+    score = pred[columns].to_numpy(np.float64, copy=True)
     for key, rows in pred.groupby(["model", "fold"]).indices.items():
-        if fitted[key] is not None: score[rows] = fitted[key].apply(score[rows])
-    return pred.assign(**{column: score}), fitted
+        if fitted[key] is not None: score[rows] = _apply(fitted[key], score[rows].squeeze(1) if len(columns) == 1 else score[rows]).reshape(len(rows), -1)
+    return pred.assign(**dict(zip(columns, score.T))), fitted
 
-# %% ../nbs/70_study.ipynb #036-84c87b
+# %% ../nbs/70_study.ipynb #043-1b5f89
 def seed_estimates(
     pred: pd.DataFrame, # prediction table with all runs
-) -> pd.DataFrame: # model, metric ("auc"), run, estimate: a row per model and run
+) -> pd.DataFrame: # model, metric ("auc"; of several classes "macro_auc"), run, estimate: a row per model and run
     "The test AUC of every run, for the standard deviation over seeds."
     tables = []
     for run, rows in pred.groupby("run"):
         scores = score_matrix(rows)
-        tables.append(pd.DataFrame({"model": scores.models, "metric": "auc", "run": run, "estimate": [auc(scores.label, s) for s in scores.scores.T]}))
+        name, metric = ("auc", auc) if scores.kind == "binary" else ("macro_auc", class_auc)
+        estimates = [metric(scores.label, scores.scores[:, i]) for i in range(len(scores.models))]
+        tables.append(pd.DataFrame({"model": scores.models, "metric": name, "run": run, "estimate": estimates}))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/70_study.ipynb #039-5b690b
+# %% ../nbs/70_study.ipynb #046-1141e8
+def _variables_of(fold):
+    "The names of the variables; `DataError` where there are none to ask about."
+    if fold.preprocessor is None: raise DataError("a table of variables to ask about", "a cohort without variables")
+    return tuple(fold.preprocessor.columns_of)
+
+
+def _shape_of(fold, n): return n if fold.data.n_classes == 2 else (n, fold.data.n_classes)
+
+# %% ../nbs/70_study.ipynb #047-613eef
 class OutOfFold:
     "Predicts the test cases, each by the model that has not seen it, with the variables taken from any case."
 
@@ -233,7 +324,7 @@ class OutOfFold:
         self.threads = threads
         self.rows = np.sort(np.concatenate([fold.rows("test") for fold in folds])) # (n,) positions of the test cases
         self.label = folds[0].cases["label"].to_numpy()[self.rows] # (n,)
-        self.variables = tuple(folds[0].preprocessor.columns_of) # (V) names
+        self.variables = _variables_of(folds[0]) # (V) names
         self._parts = [self._part(model, fold) for model, fold in zip(models, folds, strict=True)]
 
     def _part(self, model, fold):
@@ -251,9 +342,9 @@ class OutOfFold:
 
     def __call__(self,
         donor: np.ndarray, # (n, V) position of the case that each value comes from
-    ) -> np.ndarray: # (n,) probabilities
+    ) -> np.ndarray: # (n,) probabilities, or (n, C)
         "Predict the test cases."
-        score = np.empty(len(self.rows))
+        score = np.empty(_shape_of(self._parts[0][1], len(self.rows)))
         for model, fold, at, embedding in self._parts:
             table = np.empty((len(at), fold.data.table.shape[1]), np.float32)
             for v, columns in enumerate(fold.preprocessor.columns_of.values()):

@@ -2,6 +2,7 @@
 
     python killed_training.py FOLDER OUT.npz    checkpoints in FOLDER; weights and history of the end in OUT.npz
     python killed_training.py - OUT.npz         the same training, undisturbed and without checkpoints
+    ... OUT.npz staged                          three classes, drawn by a balanced sampler, with an encoder that is thawed in stages
 
 Each attempt is a forked process. The k-th attempt kills itself at its k-th step, where a step is a batch, or one of the moments of
 writing a file: before, when half of it is written, when all is written but not yet moved into place, after that. So every moment of an epoch is met.
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 
 from fusion_nb import runs, train
-from fusion_nb.batches import FusionData
+from fusion_nb.batches import FusionData, PatchAugment
+from fusion_nb.encoders import image_encoder
 from fusion_nb.fusion import build_model
 
 torch.set_num_threads(1)  # a forked process must not inherit the threads of a pool
@@ -28,6 +30,18 @@ def toy_training(folder):
     data = FusionData(images, rng.normal(size=(90, 4)).astype("float32"), labels)
     model = build_model("learned_multi_optimiser", "small_cnn", table_dim=4, hidden=(16, 8))
     config = train.TrainConfig(lr=0.003, batch_size=20, epochs=7, patience=5, schedule="cosine", accelerator="cpu")
+    history = train.fit(model, data, np.arange(60), np.arange(60, 90), config=config, folder=folder, progress=False)
+    return {**{k: t.numpy() for k, t in model.state_dict().items()}, "history": history.to_numpy()}
+
+
+def staged_training(folder):
+    """Three classes, a sampler, an encoder thawed in stages, warm-up and patches that are augmented; killed in every stage."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    data = FusionData(rng.integers(0, 150, (90, 3, 16, 16), dtype=np.uint8), rng.normal(size=(90, 4)).astype("float32"), labels)
+    model = build_model("feature_fusion", lambda: image_encoder("small_cnn", channels=3, widths=(4, 8, 8)), table_dim=4, hidden=(8,), n_classes=3)
+    config = train.TrainConfig(lr=0.003, batch_size=30, epochs=7, patience=7, schedule="step", warmup=1, loss="focal", sampler="balanced", pos_weight=None,
+                               monitor="macro_f1", finetune=train.Finetune(1e-3, 2, 1), augment=PatchAugment(), accelerator="cpu")
     history = train.fit(model, data, np.arange(60), np.arange(60, 90), config=config, folder=folder, progress=False)
     return {**{k: t.numpy() for k, t in model.state_dict().items()}, "history": history.to_numpy()}
 
@@ -68,13 +82,13 @@ def kill_at(n):
     runs.os.replace = move(os.replace)
 
 
-def attempt(n, folder, out):
+def attempt(n, folder, out, training):
     """Whether the n-th attempt came to the end; each is a process of its own."""
     pid = os.fork()
     if pid == 0:
         try:
             kill_at(n)
-            np.savez(out, **toy_training(folder))
+            np.savez(out, **training(folder))
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
@@ -86,9 +100,10 @@ def attempt(n, folder, out):
 
 
 if __name__ == "__main__":
-    folder, out = sys.argv[1:]
+    folder, out, *which = sys.argv[1:]
+    training = staged_training if which == ["staged"] else toy_training
     if folder == "-":
-        np.savez(out, **toy_training(None))
+        np.savez(out, **training(None))
     else:
-        kills = next(n for n in range(1, 100) if attempt(n, folder, out)) - 1
+        kills = next(n for n in range(1, 100) if attempt(n, folder, out, training)) - 1
         print(kills)

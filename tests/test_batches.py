@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_nb.batches import Augment, FusionData, seeded
+from fusion_nb.batches import Augment, FusionData, PatchAugment, balanced_rows, seeded
 from fusion_nb.schema import DataError
 
 
@@ -99,3 +99,81 @@ def test_scale_and_rotation_stay_within_their_range():
     y, x = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
     angle = torch.rad2deg((turned * x * y).sum((1, 2)) / (turned * x * x).sum((1, 2)).clamp(min=1)).abs()
     assert 15 < angle.max() < 22
+
+
+# ---- several classes
+
+def test_labels_of_several_classes():
+    data = FusionData(None, np.zeros((10, 2), "float32"), np.arange(10) % 4)
+    assert data.n_classes == 4 and toy().n_classes == 2 and pickle.loads(pickle.dumps(data)).n_classes == 4
+    labels = torch.cat([b["label"] for b in data.batches([7, 0, 2], batch_size=2)])
+    assert labels.dtype == torch.int64 and labels.tolist() == [3, 0, 2]
+
+
+@pytest.mark.parametrize("labels", [np.arange(10) % 2, np.arange(10) - 1, (np.arange(10) % 3).astype("int32"), (np.arange(10) % 3).astype("float32"),
+                                    np.array(list("abcdefghij"))])
+def test_labels_of_another_kind_are_refused(labels):
+    with pytest.raises(DataError, match="labels 0 or 1 as float32, or 0 to C - 1 of three or more classes as int64"):
+        FusionData(None, np.zeros((10, 2), "float32"), labels)
+
+
+def test_balanced_rows_draw_every_class_as_often_and_only_rows_named():
+    labels = np.repeat([0, 1, 2], [900, 90, 10])
+    rows = np.r_[0:800, 900:960, 990:995]
+    drawn = np.concatenate([balanced_rows(labels, rows, (0, epoch)) for epoch in range(50)])
+    counts = np.bincount(labels[drawn])
+    expected = len(drawn) / 3
+    assert np.isin(drawn, rows).all() and (abs(counts - expected) < 4 * np.sqrt(expected)).all()
+    within = np.bincount(drawn, minlength=1000)[990:995]
+    assert (abs(within - counts[2] / 5) < 4 * np.sqrt(counts[2] / 5)).all()
+    assert not np.array_equal(drawn[:865], drawn[865:2 * 865]) and np.array_equal(drawn[:865], balanced_rows(labels, rows, (0, 0)))
+
+
+# ---- patches
+
+def only_patch(**kw): return PatchAugment(**{**dict(flip=0, rotation=0, crop=1, colour=0), **kw})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patches_are_changed_one_by_one_and_the_input_stays(channels):
+    image = torch.rand(1, channels, 32, 32).expand(16, -1, -1, -1).clone()
+    before = image.clone()
+    with seeded(0): changed = PatchAugment()(image)
+    with seeded(0): again = PatchAugment()(image)
+    assert torch.equal(image, before) and changed.shape == image.shape and torch.equal(changed, again)
+    assert len({tuple(x.flatten()[:99].tolist()) for x in changed}) == 16 and 0 <= changed.min() and changed.max() <= 1
+
+
+def test_patches_are_mirrored_both_ways():
+    image = torch.rand(1, 3, 16, 16).expand(400, -1, -1, -1)
+    with seeded(2): changed = only_patch(flip=0.5)(image)
+    kinds = torch.stack([(changed - version).abs().amax((1, 2, 3)) < 1e-4 for version in (image, image.flip(-1), image.flip(-2), image.flip(-1, -2))], 1)
+    assert (kinds.sum(1) == 1).all() and (abs(kinds.float().mean(0) - 0.25) < 0.08).all()
+
+
+def test_patches_are_cropped_and_turned_within_their_range():
+    """A ramp over the width shows which part of it is seen; a bar shows the angle. The middle stays inside."""
+    ramp = torch.linspace(0, 1, 64).expand(300, 1, 64, 64)
+    with seeded(1): seen = only_patch(crop=0.8)(ramp)
+    left, right = seen[:, 0, 32, 1], seen[:, 0, 32, -2]
+    side = (right - left) / (61 / 63)
+    assert 0.79 < side.min() < 0.82 and 0.98 < side.max() < 1.01
+    assert 0 <= left.min() and 0.12 < left.max() < 0.23 and (left < 0.5).all() and (right > 0.5).all()
+    bar = torch.zeros(300, 1, 64, 64)
+    bar[:, :, 30:34, 10:54] = 1
+    with seeded(1): turned = only_patch(rotation=20.0)(bar)[:, 0]
+    y, x = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
+    angle = torch.rad2deg((turned * x * y).sum((1, 2)) / (turned * x * x).sum((1, 2)))
+    assert 17 < angle.abs().max() < 22 and angle.min() < -15 and angle.max() > 15
+
+
+def test_colours_change_gently_and_positions_stay():
+    image = torch.rand(1, 3, 16, 16).expand(64, -1, -1, -1)
+    with seeded(0): changed = only_patch(colour=0.1)(image)
+    assert 0.01 < (changed - image).abs().mean() < 0.15
+    assert all(np.corrcoef(a.mean(0).flatten(), image[0].mean(0).flatten())[0, 1] > 0.95 for a in changed)
+
+
+def test_nothing_black_is_turned_in():
+    with seeded(0): changed = only_patch(rotation=45.0)(torch.full((20, 3, 32, 32), 0.8))
+    assert changed.min() > 0.79

@@ -8,11 +8,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from fusion_nb.encoders import IMAGENET_MEAN, IMAGENET_STD, image_encoder
-from fusion_nb.fusion import MODELS, build_model
-from fusion_nb.losses import bce_loss, multi_head_loss, pos_weight_of
+from fusion_nb.encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD, image_encoder, n_parameters
+from fusion_nb.fusion import MODELS, build_model, from_branches
+from fusion_nb.losses import bce_loss, class_loss, class_weights_of, multi_head_loss, pos_weight_of
 from fusion_nb.schema import DataError
 
 TABLE_DIM = 5
@@ -197,6 +198,106 @@ def test_unknown_names():
         build_model("image_only", "resnet_34", table_dim=1)
 
 
+# several classes
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("name", [*MODELS, "embedding_concat"])
+def test_forward_and_backward_of_several_classes(name, n_classes):
+    model, (image, table, _) = small(name, n_classes=n_classes), batch()
+    label = torch.arange(6) % n_classes
+    logits = model(image if model.uses_image else None, table if model.uses_table else None)
+    assert all(z.shape == ((6,) if n_classes == 2 else (6, n_classes)) for z in logits.values())
+    multi_head_loss(logits, label, focus=2.0).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_three_classes_are_learned():
+    """Class by class another place of the only bright quarter, which no mean over the image shows."""
+    image, label = torch.zeros(3, 1, 16, 16), torch.arange(3)
+    image[0, :, :8, :8] = image[1, :, :8, 8:] = image[2, :, 8:, :8] = 1
+    model = build_model("image_only", lambda: image_encoder("simple_cnn", channels=1, widths=(4, 8, 8), dim=16, dropout=0.0), table_dim=0, hidden=(), n_classes=3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100):
+        optimiser.zero_grad()
+        multi_head_loss(model(image, None), label).backward()
+        optimiser.step()
+    assert model(image, None)["main"].argmax(1).tolist() == [0, 1, 2]
+
+
+def test_patch_cnn_is_the_published_one():
+    """Khandelwal et al. 2026: three blocks of 32, 64 and 128 channels, 8192 -> 256 -> dropout .5 -> 3, about 2.2 M parameters."""
+    model = build_model("image_only", lambda: image_encoder("simple_cnn", channels=3), table_dim=0, hidden=(), n_classes=3)
+    kinds = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Linear, nn.Dropout)
+    layers = [tuple(m.weight.shape) if hasattr(m, "weight") else type(m).__name__ for m in model.modules() if isinstance(m, kinds)]
+    assert layers == [(32, 3, 3, 3), "ReLU", "MaxPool2d", (64, 32, 3, 3), "ReLU", "MaxPool2d", (128, 64, 3, 3), "ReLU", "MaxPool2d",
+                      (256, 8192), "ReLU", "Dropout", (3, 256)]
+    assert n_parameters(model) == 2_191_427 and model(torch.rand(2, 3, 64, 64), None)["main"].shape == (2, 3)
+
+
+def test_published_record_network():
+    model = build_model("table_only", table_dim=90, hidden=(256, 128), dropout=0.3, batch_norm=True, n_classes=3)
+    assert [type(m).__name__ for m in model.head[0]] == ["Linear", "ReLU", "BatchNorm1d", "Dropout"] * 2
+    assert model.table_encoder.dim == 128 and {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.3}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_blocks_partition_the_encoder(name):
+    with torch.device("meta"): encoder = image_encoder(name)
+    parts = [id(p) for block in encoder.blocks for p in block.parameters()]
+    assert sorted(parts) == sorted(id(p) for p in encoder.parameters()) and parts[0] == id(next(encoder.parameters()))
+
+
+def test_he_head_is_drawn_as_he_et_al_do():
+    plain, he = (build_model("image_only", "small_cnn", table_dim=0, hidden=(1000,), n_classes=3, he_head=h) for h in (False, True))
+    weight = he.head[0][0].weight.detach()
+    assert weight.std() == pytest.approx((2 / 64) ** 0.5, rel=0.02) and abs(weight.mean()) < 0.002 and not he.head[0][0].bias.any()
+    assert not torch.equal(weight, plain.head[0][0].weight)
+    assert all(torch.equal(v, plain.encoder.state_dict()[k]) for k, v in he.encoder.state_dict().items())
+
+
+# a fusion of trained branches
+
+def branches(n_classes=3):
+    return small("image_only", n_classes=n_classes, hidden=()), small("table_only", n_classes=n_classes, batch_norm=True)
+
+
+def test_default_layers_of_the_joined_branches():
+    with torch.device("meta"): model = build_model("embedding_concat", "resnet18", table_dim=90, n_classes=3)
+    layers = [m.p if isinstance(m, nn.Dropout) else (m.in_features, m.out_features) for m in model.modules() if isinstance(m, (nn.Linear, nn.Dropout))]
+    assert layers == [(90, 256), .3, (256, 128), .3, (640, 256), .3, (256, 64), .3, (64, 3)]
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_branches_are_copies_and_frozen_ones_stay(freeze):
+    image_model, table_model = branches()
+    model, (image, table, _) = from_branches(image_model, table_model, freeze=freeze), batch()
+    given = {f"{name}.{k}": v.clone() for name, part in (("encoder", image_model.encoder), ("table_encoder", table_model.table_encoder)) for k, v in part.state_dict().items()}
+    assert all(torch.equal(v, given[k]) for k, v in model.state_dict().items() if k in given) and len(model.state_dict()) == len(given) + 6
+    optimiser = torch.optim.Adam([p for group in model.parameter_groups() for p in group], lr=0.1)
+    head = model.head[-1].weight.clone()
+    for _ in range(2):
+        multi_head_loss(model.train()(image, table), torch.arange(6) % 3).backward()
+        optimiser.step()
+    same = [k for k, v in model.state_dict().items() if k in given and torch.equal(v, given[k])]
+    assert same == (list(given) if freeze else []) and not torch.equal(head, model.head[-1].weight)
+    assert all(torch.equal(v, given[f"encoder.{k}"]) for k, v in image_model.encoder.state_dict().items())  # the networks themselves stay
+
+
+def test_joined_branches_use_both_and_agree_with_the_halves():
+    model, (image, table, _) = from_branches(*branches()).eval(), batch()
+    whole = model(image, table)["main"]
+    assert torch.equal(whole, model.forward_head(model.forward_features(image), table)["main"])
+    assert not torch.equal(whole, model(1 - image, table)["main"]) and not torch.equal(whole, model(image, -table)["main"])
+    assert torch.equal(whole, from_branches(*branches()).eval()(image, table)["main"]) and not torch.equal(whole, from_branches(*branches(), seed=1).eval()(image, table)["main"])
+
+
+def test_what_cannot_be_joined():
+    with pytest.raises(DataError, match="3 classes of the image, 2 of the table"):
+        from_branches(branches()[0], branches(2)[1])
+    with pytest.raises(DataError, match="TableOnly and ImageOnly"):
+        from_branches(*branches()[::-1])
+
+
 # weights
 
 @pytest.fixture(scope="module")
@@ -259,6 +360,25 @@ def test_wrong_architecture_names_the_keys(reference, tmp_path):
     extra = saved({**state, "more": torch.zeros(1)}, tmp_path / "more.safetensors")
     with pytest.raises(DataError, match=r"1 unexpected \(more\)"):
         image_encoder("resnet18", weights=extra)
+
+
+@pytest.mark.parametrize("other, channels, message", [
+    ("resnet34", 3, r"missing \(layer1.2.conv1.weight\)"), ("simple_cnn", 3, r"missing \(stages.0.0.weight\).*unexpected \(bn1"),
+    ("resnet50", 1, r"missing \(layer1.0.conv3.weight\)")])
+def test_every_encoder_names_the_file_of_another(reference, tmp_path, other, channels, message):
+    path = saved(reference.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=message) as e: image_encoder(other, channels=channels, weights=path)
+    assert str(path) in str(e.value) and "Name the encoder that the file was made with" in str(e.value)
+
+
+def test_small_encoders_are_not_taken_for_one_another(tmp_path):
+    grey = saved(image_encoder("simple_cnn", channels=1).state_dict(), tmp_path / "grey.safetensors")
+    with pytest.raises(DataError, match=r"stages.0.0.weight \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"): image_encoder("simple_cnn", channels=3, weights=grey)
+    with pytest.raises(DataError, match="missing .*unexpected"): image_encoder("small_cnn", channels=1, weights=grey)
+    whole = small("image_only", n_classes=3)
+    with pytest.raises(DataError, match=r"missing \(stages.0.0.weight\).*unexpected \(encoder.stages"):
+        image_encoder("small_cnn", widths=(4, 8), weights=saved(whole.state_dict(), tmp_path / "model.safetensors"))
+    with pytest.raises(DataError, match="a ResNet for weights='imagenet'"): image_encoder("simple_cnn", weights="imagenet")
 
 
 class Malicious:
@@ -370,3 +490,71 @@ def test_loss_errors():
         bce_loss(torch.zeros(4), torch.zeros(4), smoothing=1.0)
     with pytest.raises(DataError, match="at least one output"):
         multi_head_loss({}, torch.zeros(4))
+
+
+def scores(n=40, n_classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return torch.tensor(rng.normal(0, 3, (n, n_classes))), torch.tensor(np.r_[np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
+
+
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 2.0, 7.0)])
+def test_class_loss_agrees_with_sklearn(weights):
+    z, y = scores()
+    oracle = log_loss(y, z.softmax(1), sample_weight=None if weights is None else np.array(weights)[y])
+    assert class_loss(z, y, weights=weights).item() == pytest.approx(oracle, rel=1e-12)
+
+
+@pytest.mark.parametrize("focus", [0.5, 2.0, 5.0])
+def test_focal_loss_agrees_with_torchvision(focus):
+    z, y = torch.tensor(np.random.default_rng(0).normal(0, 3, 50)), torch.arange(50) % 2
+    oracle = torchvision.ops.sigmoid_focal_loss(z, y.double(), alpha=-1, gamma=focus, reduction="mean")
+    assert bce_loss(z, y, focus=focus).item() == pytest.approx(oracle.item(), rel=1e-12)
+    two = torch.stack([torch.zeros(50, dtype=torch.float64), z], 1)  # the same as two classes of which one has the logit 0
+    torch.testing.assert_close(class_loss(two, y, focus=focus), bce_loss(z, y, focus=focus))
+    torch.testing.assert_close(class_loss(two, y, weights=(1.0, 3.0), focus=focus) * (25 + 75) / 50, bce_loss(z, y, pos_weight=3.0, focus=focus))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_focal_loss_of_several_classes_by_hand(smoothing):
+    z, y = scores()
+    weights, p, total = (0.5, 1.0, 2.0, 7.0), z.softmax(1), 0.0
+    for i, label in enumerate(y.tolist()):
+        for c in range(4):
+            share = (c == label) * (1 - smoothing) + smoothing / 4
+            total -= weights[c] * share * (1 - p[i, c].item()) ** 2 * np.log(p[i, c].item())
+    oracle = total / sum(weights[label] for label in y.tolist())
+    assert class_loss(z, y, weights=weights, smoothing=smoothing, focus=2.0).item() == pytest.approx(oracle, rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_without_focus_is_cross_entropy(smoothing):
+    """Nearly without: exactly 0 takes the way through torch."""
+    z, y = scores()
+    for options in (dict(), dict(weights=(0.5, 1.0, 2.0, 7.0))):
+        torch.testing.assert_close(class_loss(z, y, smoothing=smoothing, focus=1e-9, **options), class_loss(z, y, smoothing=smoothing, **options))
+    torch.testing.assert_close(bce_loss(z[:, 0], y % 2, pos_weight=3.0, smoothing=smoothing, focus=1e-9), bce_loss(z[:, 0], y % 2, pos_weight=3.0, smoothing=smoothing))
+
+
+def test_class_loss_gradient_is_the_finite_difference():
+    z, y = scores(6)
+    z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: class_loss(a, y, weights=(1.0, 2.0, 3.0, 4.0), smoothing=0.1, focus=2.0), (z,))
+    certain = (100 * torch.nn.functional.one_hot(y, 4)).float().requires_grad_()
+    class_loss(certain, y, focus=0.5).backward()
+    assert certain.grad.isfinite().all()
+
+
+def test_class_weights_are_inverse_frequencies():
+    label = np.repeat([0, 1, 2], [112, 20_000, 1_900])
+    np.testing.assert_allclose(class_weights_of(label, 3), compute_class_weight("balanced", classes=np.arange(3), y=label), rtol=1e-12)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: class_loss(torch.zeros(4, 3), torch.zeros(4, 3)), r"logits \(4, 3\) and labels \(4, 3\)"),
+    (lambda: class_loss(torch.zeros(4), torch.zeros(4).long()), "a row of logits per label"),
+    (lambda: class_loss(torch.zeros(4, 3), torch.zeros(4).long(), smoothing=1.0), "below 1"),
+    (lambda: bce_loss(torch.zeros(4), torch.zeros(4), focus=-1.0), "at least 0. Got -1.0"),
+    (lambda: class_weights_of([0, 0, 2], 3), r"each of 3 classes. Got \[2, 0, 1\]"),
+    (lambda: class_weights_of([0, 1, 2, 3], 3), r"each of 3 classes. Got \[1, 1, 1, 1\]")])
+def test_errors_of_several_classes(call, message):
+    with pytest.raises(DataError, match=message): call()

@@ -15,10 +15,11 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+import fusion_nb.train
 from fusion_nb.data.breast_lesions import read_breast_lesions
 from fusion_nb.data.images import decode_images
 from fusion_nb.data.paired import Columns
@@ -31,7 +32,7 @@ from fusion_nb.predictions import prediction_rows, score_matrix
 from fusion_nb.runs import read_json
 from fusion_nb.schema import DataError
 from fusion_nb.splits import holdout, kfold
-from fusion_nb.study import Recipe, calibrate, cross_fit, make_fold, on_validation, train_model
+from fusion_nb.study import Recipe, calibrate, cross_fit, make_fold, on_validation, seed_estimates, train_model
 from fusion_nb.train import TrainConfig
 
 STUDY = "imaging_clinical"
@@ -400,6 +401,147 @@ def test_one_run_with_validation_is_asked_for(change, got):
     with pytest.raises(DataError, match=got): on_validation(change(toy_predictions()), auc)
 
 
+# ---- several classes, one modality, and a fusion of trained branches
+
+QUICK = TrainConfig(lr=.01, batch_size=32, epochs=3, augment=False, accelerator="cpu")
+IMAGE, RECORD = Recipe(models=("image_only",), hidden=(), tta=0, config=QUICK), Recipe(models=("table_only",), hidden=(16, 8), batch_norm=True, tta=0, config=QUICK)
+JOINED = Recipe(models=("embedding_concat",), hidden=(16, 8), branches=(IMAGE, RECORD), tta=0, config=QUICK)
+SCORES = ["score_a", "score_b", "score_c"]
+
+
+@pytest.fixture(scope="module")
+def three(tiny):
+    """The tiny cohort in three classes: the positive cases are parted by age."""
+    people, images, _ = tiny
+    label = people.table["label"] * (1 + (people.table["age"] > people.table["age"].median()))
+    people = replace(people, table=people.table.assign(label=label), classes=("a", "b", "c"))
+    return people, images, kfold(people.table, n_splits=2, val_fraction=.3)
+
+
+def test_three_classes_in_every_form_of_cohort(three, tmp_path):
+    people, images, splits = three
+    pictures, seen = replace(people, variables=()), []
+    for who, picture, recipe in ((people, images, JOINED), (people, None, RECORD), (pictures, images, IMAGE)):
+        pred, history = cross_fit(who, picture, splits, recipe, folder=tmp_path, progress=False)
+        assert list(pred.columns[-3:]) == SCORES and np.allclose(pred[SCORES].sum(axis=1), 1) and set(pred["label"]) == {0, 1, 2}
+        assert len(pred) == 2 * len(people) and history.groupby("fold")["val_macro_f1"].count().eq(3).all()
+        seen.append(pred)
+    pred = pd.concat(seen, ignore_index=True)
+    scores, macro = score_matrix(pred), seed_estimates(pred).set_index("model")["estimate"]
+    assert scores.classes == ("a", "b", "c") and scores.scores.shape == (len(people), 3, 3)
+    for i, model in enumerate(scores.models):
+        assert macro[model] == pytest.approx(roc_auc_score(scores.label, scores.scores[:, i], multi_class="ovr"), abs=1e-12)
+    assert on_validation(pred, lambda label, score: score.shape[1]) == {(m, f): 3 for m in scores.models for f in (0, 1)}
+
+
+def test_branches_side_by_side_or_one_after_the_other_are_the_same(three, tmp_path):
+    people, images, splits = three
+    alone, _ = cross_fit(people, images, splits, JOINED, folder=tmp_path / "one", progress=False)
+    recipe = replace(JOINED, models=("image_only", "embedding_concat"), hidden=(16, 8))  # this image_only has another head: it is no branch
+    aside, _ = cross_fit(people, images, splits, recipe, folder=tmp_path / "two", jobs=2, progress=False)
+    fused = aside[aside["model"] == "embedding_concat"].reset_index(drop=True)
+    assert alone.equals(fused) and len(list((tmp_path / "one").iterdir())) == 6 and len(list((tmp_path / "two").iterdir())) == 8
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_fusion_starts_from_the_branches_of_its_fold_and_seed(three, tmp_path, freeze):
+    people, images, splits = three
+    recipe = replace(JOINED, freeze=freeze, config=replace(QUICK, lr=1e-7))
+    for number, seed in ((0, 0), (0, 1), (1, 0)):
+        fold = make_fold(people, images, splits, number)
+        image, record = (train_model(r, r.models[0], fold, seed=seed, folder=tmp_path)[0].state_dict() for r in (IMAGE, RECORD))
+        fused = train_model(recipe, "embedding_concat", fold, seed=seed, folder=tmp_path)[0].state_dict()
+        weights = [(fused[f"encoder.{k.removeprefix('encoder.')}"], t) for k, t in image.items() if k.startswith("encoder.")]
+        weights += [(fused[f"table_encoder.{k.removeprefix('head.0.')}"], t) for k, t in record.items() if k.startswith("head.0.")]
+        weights = [(a, b) for a, b in weights if a.is_floating_point()]
+        assert all(torch.equal(a, b) for a, b in weights) == freeze and len(weights) == 15 + 12
+        near = [torch.allclose(a, b, atol=1e-5) for a, b in weights if a.ndim > 1]
+        assert all(near) and len(near) == 3 + 2  # fine-tuned at a rate of next to nothing they are the same too, but for the last digits
+
+
+def test_killed_fusion_goes_on_and_its_branches_stay(three, tmp_path, monkeypatch):
+    people, images, splits = three
+    whole, _ = cross_fit(people, images, splits, JOINED, folder=tmp_path / "whole", progress=False)
+    save, epochs = fusion_nb.train._save, []
+
+    def killed(task, *args):
+        save(task, *args)
+        epochs.append("embedding_concat" in str(task.folder))
+        if sum(epochs) == 2: raise KeyboardInterrupt
+
+    monkeypatch.setattr(fusion_nb.train, "_save", killed)
+    with pytest.raises(KeyboardInterrupt): cross_fit(people, images, splits, JOINED, folder=tmp_path / "killed", progress=False)
+    monkeypatch.setattr(fusion_nb.train, "_save", save)
+    done = {f: f.stat().st_mtime_ns for f in (tmp_path / "killed").glob("*_only-*/best.safetensors")}
+    assert len(done) == 4 and list((tmp_path / "killed").glob("embedding_concat-*/last.safetensors"))
+    resumed, _ = cross_fit(people, images, splits, JOINED, folder=tmp_path / "killed", progress=False)
+    assert resumed.equals(whole) and all(f.stat().st_mtime_ns == when for f, when in done.items())
+
+
+def test_corrupt_test_cases_change_no_branch_and_no_fusion(tiny, tmp_path):
+    people, images, splits = tiny
+    fold = make_fold(people, images, splits, 0)
+
+    def weights(who, pictures, folder):
+        model, history = train_model(JOINED, "embedding_concat", make_fold(who, pictures, splits, 0), seed=0, folder=folder)
+        return history, {k: t.clone() for k, t in model.state_dict().items()}
+
+    clean = weights(people, images, tmp_path / "clean")
+    assert same_fit(clean, weights(*corrupt(people, images, fold.rows("test")), tmp_path / "bad"))
+    assert not same_fit(clean, weights(*corrupt(people, images, fold.rows("train")[:1]), tmp_path / "other"))  # so that this can fail
+
+
+@pytest.mark.parametrize("lacking, recipe, message", [
+    ("images", JOINED, "need no images.*Got embedding_concat. Give models=\\('table_only',\\)"),
+    ("images", replace(IMAGE, models=("table_only", "image_only")), "Got image_only"),
+    ("variables", RECORD, "need no variables.*Got table_only. Give models=\\('image_only',\\)")])
+def test_models_of_what_is_not_there_are_refused_before_anything_is_trained(three, tmp_path, lacking, recipe, message):
+    people, images, splits = three
+    who, seen = (people, None) if lacking == "images" else (replace(people, variables=()), images)
+    with pytest.raises(DataError, match=message): cross_fit(who, seen, splits, recipe, folder=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_without_a_case_is_refused(three, tmp_path):
+    people, images, splits = three
+    with pytest.raises(DataError, match="a case of every class. Got none of d"):
+        cross_fit(replace(people, classes=("a", "b", "c", "d")), images, splits, IMAGE, folder=tmp_path, progress=False)
+    lacks = splits.assign(split=splits["split"].mask(splits["case_id"].isin(people.table.query("label == 2")["case_id"]), "test"))
+    with pytest.raises(DataError, match=r"training cases of every class. Got \[\d+, \d+, 0\]"):
+        cross_fit(people, images, lacks, IMAGE, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("branches", [(RECORD, IMAGE), (IMAGE, IMAGE), (IMAGE, replace(RECORD, models=("image_only", "table_only")))])
+def test_branches_that_cannot_be_are_refused(branches):
+    with pytest.raises(DataError, match="models=\\('image_only',\\), one with models=\\('table_only',\\)"): replace(JOINED, branches=branches)
+
+
+def toy_classes(n=90, seed=0):
+    """Predictions of three classes in two folds; in fold 1 the first class is ranked the wrong way round."""
+    rng, tables = np.random.default_rng(seed), []
+    for fold, sign in enumerate((1, -1)):
+        for part in ("val", "test"):
+            label = np.r_[0, 1, 2, rng.integers(0, 3, n - 3)]
+            z = 2 * np.eye(3)[label] * [sign, 1, 1] + rng.normal(size=(n, 3))
+            cases = pd.DataFrame({"case_id": [f"{fold}{part}{i:02d}" for i in range(n)], "label": label, "split": part})
+            tables.append(prediction_rows(cases, pd.DataFrame(softmax(z, axis=1), columns=list("abc")), model="toy", fold=fold))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_classes_are_calibrated_one_by_one_on_validation():
+    pred = toy_classes()
+    done, fitted = calibrate(pred)
+    assert fitted["toy", 1] is None and len(fitted["toy", 0]) == 3
+    mine, val = (pred["fold"] == 0).to_numpy(), pred.query("fold == 0 and split == 'val'")
+    each = np.stack([LogisticRegression(C=np.inf, tol=1e-10).fit(logit(val[[s]].to_numpy()), val["label"] == c)
+                     .predict_proba(logit(pred.loc[mine, [s]].to_numpy()))[:, 1] for c, s in enumerate(SCORES)], axis=1)
+    assert np.allclose(done.loc[mine, SCORES], each / each.sum(axis=1, keepdims=True), atol=1e-5)
+    assert done.loc[~mine].equals(pred.loc[~mine]) and np.allclose(done[SCORES].sum(axis=1), 1)
+    test = pred["split"] == "test"
+    wrong = pred.assign(label=pred["label"].where(~test, 2 - pred["label"]))
+    assert calibrate(wrong)[1] == fitted != calibrate(pred.assign(label=pred["label"].where(test, 2 - pred["label"])))[1]
+
+
 # ---- real data
 
 @pytest.fixture(scope="module")
@@ -461,7 +603,7 @@ def test_committed_parameters_are_known(repo, file):
 
 
 def test_no_committed_parameters_are_forgotten_here(repo):
-    assert {f.stem for f in (repo / "nbs" / "studies" / "params").iterdir()} == {"breast_lesions", "null_cohort", "paper_scale", "breast_mri_fusion", "full_coverage"}
+    assert {f.stem for f in (repo / "nbs" / "studies" / "params").iterdir()} == {"breast_lesions", "null_cohort", "paper_scale", "breast_mri_fusion", "full_coverage", "brecahad_mimiciv", "mimic_demo"}
 
 
 def test_unknown_feature_set_suggests_the_near_name(tmp_path):

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from fusion_nb.batches import Augment, FusionData
-from fusion_nb.fusion import MODELS, build_model
-from fusion_nb.losses import multi_head_loss, pos_weight_of
+from fusion_nb.batches import Augment, FusionData, PatchAugment
+from fusion_nb.fusion import MODELS, build_model, from_branches
+from fusion_nb.losses import class_weights_of, multi_head_loss, pos_weight_of
 from fusion_nb.schema import DataError
-from fusion_nb.train import TrainConfig, TrainingError, embed_images, fit, predict, predict_from_embeddings
+from fusion_nb.train import Finetune, TrainConfig, TrainingError, embed_images, fit, learning_rate, predict, predict_from_embeddings
 
 TRAIN, VAL, TEST = np.split(np.arange(90), [50, 70])
 CONFIG = TrainConfig(lr=0.003, batch_size=20, epochs=4, patience=4, accelerator="cpu")
@@ -219,6 +219,184 @@ def test_validation_of_one_class_is_refused_before_training(data, tmp_path):
                                      {"epochs": 0}, {"lr": float("nan")}, {"label_smoothing": 1.0}, {"batch_size": 1}, {"seed": -1}])
 def test_settings_that_cannot_be_meant(setting):
     with pytest.raises(DataError): TrainConfig(**setting)
+
+
+# ---- several classes and stages
+
+STAGED = replace(CONFIG, epochs=6, patience=6, augment=False, warmup=1, finetune=Finetune(backbone_lr=1e-3, frozen_epochs=2, stage_epochs=1))
+
+
+@pytest.fixture(scope="module")
+def three(data):
+    """The same cases in three classes of 18, 27 and 45, of which the table knows something."""
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [18, 27, 45]))
+    return FusionData(data.images, data.table + np.eye(4, dtype="float32")[labels], labels)
+
+
+def make_three(name="feature_fusion", **options): return make(name, n_classes=3, **{"dropout": 0.0, "hidden": (8,), **options})
+
+
+def test_stages_are_twenty_lines_of_torch(three):
+    """Three classes, weights, warm-up, two learning rates and thawing, against a loop written out here: the very same weights."""
+    history, weights = run(three, make_three(), config=STAGED)
+    model, states, losses = make_three(), [], []
+    stages = list(model.encoder.stages)
+    head, backbone = list(model.head.parameters()), list(model.encoder.parameters())
+    optimizer = torch.optim.Adam([{"params": head}, {"params": backbone}], fused=True)
+    weight = class_weights_of(three.labels[TRAIN], 3)
+    for epoch, thawed in zip(range(1, 7), (0, 0, 1, 2, 3, 3)):
+        model.train()
+        for stage in stages[:3 - thawed]: stage.requires_grad_(False).eval()
+        for stage in stages[3 - thawed:]: stage.requires_grad_(True)
+        rise = 0.5 if epoch == 1 else 1.0
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = 0.003 * rise, 0.001 * rise
+        for rows in np.array_split(np.random.default_rng((0, epoch)).permutation(TRAIN), 3):
+            image, table, label = (torch.tensor(x[rows]) for x in (three.images, three.table, three.labels))
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(image.float().div(255), table)["main"], label, torch.tensor(weight), label_smoothing=0.1).backward()
+            optimizer.step()
+        states.append({k: t.clone() for k, t in model.state_dict().items()})
+        p = predict(model, three, VAL)
+        losses.append(torch.nn.functional.cross_entropy(torch.tensor(p).log(), torch.tensor(three.labels[VAL]), torch.tensor(weight).double(), label_smoothing=0.1).item())
+        known = {"auc": roc_auc_score(three.labels[VAL], p, multi_class="ovr"), "accuracy": accuracy_score(three.labels[VAL], p.argmax(1)),
+                 "macro_f1": f1_score(three.labels[VAL], p.argmax(1), average="macro")}
+        for name, value in known.items(): assert history[f"val_{name}"][epoch - 1] == pytest.approx(value, abs=1e-12)
+    assert history["thawed"].tolist() == [0, 0, 1, 2, 3, 3] and history["lr"].tolist() == [0.0015] + 5 * [0.003]
+    assert history["backbone_lr"].tolist() == [0.0005] + 5 * [0.001] and np.allclose(history["val_loss"], losses, atol=1e-12)
+    best = max(range(6), key=lambda i: (history["val_auc"][i], -history["val_loss"][i]))
+    assert all(torch.equal(weights[k], states[best][k]) for k in weights)
+
+
+def test_a_frozen_encoder_stays_to_the_bit_statistics_included(three):
+    model = make_three()
+    before = {k: t.clone() for k, t in model.encoder.state_dict().items()}
+    run(three, model, config=replace(STAGED, epochs=2))
+    assert all(torch.equal(t, before[k]) for k, t in model.encoder.state_dict().items()) and all(p.requires_grad for p in model.parameters())
+    first, *_, last = "stages.0.1.running_mean", "stages.2.1.running_mean"
+    run(three, model, config=replace(STAGED, epochs=3, finetune=Finetune(1e-3, 1, 9), monitor="macro_f1"))
+    after = model.encoder.state_dict()
+    assert torch.equal(after[first], before[first]) and all(p.requires_grad for p in model.parameters())
+    moved = make_three()  # so that this can fail
+    run(three, moved, config=replace(STAGED, epochs=2, finetune=None))
+    assert not torch.equal(moved.encoder.state_dict()[first], before[first]) and not torch.equal(moved.encoder.state_dict()[last], before[last])
+
+
+def test_two_classes_are_thawed_too(data):
+    history, _ = run(data, config=STAGED)
+    assert history["thawed"].tolist() == [0, 0, 1, 2, 3, 3] and {"val_macro_f1", "train_accuracy"} <= set(history)
+    plain, same = (run(data, make("table_only"), config=replace(STAGED, finetune=tune)) for tune in (STAGED.finetune, None))
+    assert_same(plain, same)  # no encoder, nothing to thaw
+
+
+@pytest.mark.parametrize("name", [*MODELS, "embedding_concat"])
+def test_every_model_learns_three_classes(three, name):
+    config = replace(CONFIG, epochs=40, patience=40, lr=0.01, augment=False, loss="focal", sampler="balanced", pos_weight=None)
+    model = make(name, n_classes=3, hidden=(16, 8))
+    history, _ = run(three, model, config=replace(config, epochs=2) if name == "image_only" else config)
+    p = predict(model, three, TEST)
+    assert p.shape == (20, 3) and np.allclose(p.sum(1), 1) and predict(model, three, []).shape == (0, 3)
+    np.testing.assert_allclose(predict_from_embeddings(model, embed_images(model, three, TEST), three.table[TEST]), p, rtol=0, atol=1e-6)
+    if name != "image_only": assert history["val_auc"].max() > 0.7 and history["train_loss"].iloc[-1] < history["train_loss"][0]
+
+
+def test_monitor_decides_which_epoch_is_best(three):
+    config = replace(CONFIG, epochs=15, patience=15, lr=0.03, augment=False)
+    for monitor in ("auc", "macro_f1"):
+        model = make_three()
+        history, _ = run(three, model, config=replace(config, monitor=monitor))
+        best = history.sort_values([f"val_{monitor}", "val_loss"], ascending=[False, True], kind="stable").iloc[0]
+        p = predict(model, three, VAL)
+        assert best["val_macro_f1"] == pytest.approx(f1_score(three.labels[VAL], p.argmax(1), average="macro"))
+        assert best["val_auc"] == pytest.approx(roc_auc_score(three.labels[VAL], p, multi_class="ovr"))
+    assert history["val_auc"].idxmax() != history["val_macro_f1"].idxmax(), "the two agree: this shows nothing"
+
+
+def test_settings_reach_the_loss_of_several_classes(three):
+    changes = {"plain": {}, "unweighted": {"pos_weight": None}, "given": {"pos_weight": (1.0, 2.0, 9.0)}, "hard": {"label_smoothing": 0.0},
+               "focal": {"loss": "focal"}, "focus": {"loss": "focal", "focus": 5.0}, "drawn": {"pos_weight": None, "sampler": "balanced"}}
+    losses = {name: run(three, make_three(), config=replace(CONFIG, augment=False, epochs=1, **change))[0]["train_loss"][0] for name, change in changes.items()}
+    assert len(set(losses.values())) == len(changes) and losses["focus"] < losses["focal"] < losses["plain"]
+    alike = run(three, make_three(), config=replace(CONFIG, augment=False, epochs=1, focus=7.0))[0]["train_loss"][0]
+    assert alike == losses["plain"]  # without the focal loss its gamma counts for nothing
+
+
+def test_staged_training_killed_at_every_moment_of_an_epoch(tmp_path):
+    """Real SIGKILLs, see killed_training.py: sampler, thawing, warm-up and augmentation go on as if nothing had happened."""
+    script, found = Path(__file__).with_name("killed_training.py"), []
+    for folder, out in ((tmp_path / "ckpt", tmp_path / "killed.npz"), ("-", tmp_path / "whole.npz")):
+        done = subprocess.run([sys.executable, script, folder, out, "staged"], capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr
+        found.append((dict(np.load(out)), done.stdout))
+    (killed, kills), (whole, _) = found
+    assert int(kills) >= 10 and killed["history"].shape[0] == 7
+    assert killed.keys() == whole.keys() and all(np.array_equal(killed[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize("epochs", range(1, 6))
+def test_stopped_after_any_stage(three, tmp_path, epochs):
+    config = replace(STAGED, sampler="balanced", pos_weight=None, augment=PatchAugment(colour=0.0))
+    model = make_three()
+    sick = Sick(model, 3 * epochs)
+    sick.backbone_blocks = model.backbone_blocks
+    with pytest.raises(TrainingError): run(three, sick, config=config, folder=tmp_path)
+    assert all(p.requires_grad for p in model.parameters())
+    healthy, undisturbed = (Sick(make_three(), 99) for _ in range(2))
+    for each in (healthy, undisturbed): each.backbone_blocks = each.model.backbone_blocks
+    assert_same(run(three, undisturbed, config=config), run(three, healthy, config=config, folder=tmp_path))
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_joined_branches_are_trained_resumed_and_frozen(three, tmp_path, freeze):
+    image_model, table_model = make_three("image_only", hidden=()), make_three("table_only", batch_norm=True)
+    for model in (image_model, table_model): run(three, model, config=replace(CONFIG, epochs=1))
+
+    def joined(): return from_branches(image_model, table_model, hidden=(8,), freeze=freeze)
+
+    fused = joined()
+    result = run(three, fused, config=STAGED, folder=tmp_path)
+    assert_same(result, run(three, joined(), config=STAGED))
+    assert_same(result, run(three, joined(), config=STAGED, folder=tmp_path))
+    same = [torch.equal(t, image_model.encoder.state_dict()[k]) for k, t in fused.encoder.state_dict().items()]
+    assert all(same) == freeze and ("thawed" in result[0]) != freeze
+    assert np.array_equal(embed_images(fused, three, TEST), embed_images(image_model, three, TEST)) == freeze
+
+
+def test_what_several_classes_refuse(three, data):
+    with pytest.raises(DataError, match=r"training cases of every class. Got \[\d+, \d+, 0\] of them"):
+        fit(make_three(), three, np.flatnonzero(three.labels < 2), VAL, config=CONFIG)
+    with pytest.raises(DataError, match="a model of 3 classes. Got one logit, of two classes. Build it with n_classes"): run(three)
+    with pytest.raises(DataError, match=r"a model of 2 classes. Got logits \(B, 3\)"): run(data, make_three())
+    for weight in (2.0, (1.0, 2.0)):
+        with pytest.raises(DataError, match="a weight of each of 3 classes as pos_weight"): run(three, make_three(), config=replace(CONFIG, pos_weight=weight))
+    with pytest.raises(DataError, match="a number as pos_weight"): run(data, config=replace(CONFIG, pos_weight=(1.0, 2.0)))
+
+
+def test_a_model_without_its_modality_is_refused(three):
+    records, pictures = replace(three, images=None), replace(three, table=np.empty((90, 0), "float32"))
+    for ask in (lambda *a: run(*a), lambda data, model: predict(model, data, TEST)):
+        with pytest.raises(DataError, match="images for a model that looks at them.*table_only"): ask(records, make_three())
+        with pytest.raises(DataError, match="variables for a model that looks at them.*image_only"): ask(pictures, make_three("table_only"))
+    assert predict(make_three("table_only"), records, TEST).shape == predict(make_three("image_only"), pictures, TEST).shape == (20, 3)
+
+
+@pytest.mark.parametrize("setting, message", [
+    ({"loss": "focl"}, "Did you mean 'focal'"), ({"sampler": "balance"}, "Did you mean 'balanced'"), ({"monitor": "macrof1"}, "Did you mean 'macro_f1'"),
+    ({"focus": -1.0}, "focus of at least 0"), ({"warmup": -1}, "warmup of at least 0"), ({"sampler": "balanced"}, "Give pos_weight=None with sampler='balanced'"),
+    ({"finetune": Finetune(), "devices": 2}, "one device for fine-tuning in stages")])
+def test_new_settings_that_cannot_be_meant(setting, message):
+    with pytest.raises(DataError, match=message): TrainConfig(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"backbone_lr": 0.0}, {"frozen_epochs": -1}, {"stage_epochs": -1}])
+def test_stages_that_cannot_be_meant(setting):
+    with pytest.raises(DataError): Finetune(**setting)
+
+
+def test_stages_and_warm_up_follow_the_epoch():
+    assert [Finetune(1e-4, 0, 0).thawed(e, 5) for e in (1, 2)] == [5, 5] and [Finetune(1e-4, 2, 0).thawed(e, 5) for e in (2, 3)] == [0, 5]
+    assert [Finetune(1e-4, 2, 3).thawed(e, 2) for e in range(1, 9)] == [0, 0, 1, 1, 1, 2, 2, 2]
+    config = TrainConfig(lr=1.0, epochs=9, warmup=3, schedule="step")
+    np.testing.assert_allclose([learning_rate(config, e) for e in range(1, 8)], [.25, .5, .75, .1, .1, .1, .01])
 
 
 # ---- prediction
