@@ -30,11 +30,11 @@ def seeded(
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         yield
 
-# %% ../nbs/40_batches.ipynb #008-1fb289
+# %% ../nbs/40_batches.ipynb #008-5e5a6e
 @dataclass(frozen=True)
 class FusionData:
     "Images, table and labels of all cases, row by row the same case."
-    images: np.ndarray | None # uint8 (N, C, H, W), memory-mapped or not; None: no image branch
+    images: np.ndarray | None # uint8 (N, C, H, W), memory-mapped or not; or float32 (N, D), embedded before; None: no image branch
     table: np.ndarray # float32 (N, F), after preprocessing; F may be 0
     labels: np.ndarray # (N,): float32 0 or 1; of C > 2 classes int64, 0 to C - 1
 
@@ -65,17 +65,18 @@ class FusionData:
     def _tensors(self, rows, device):
         image = None
         if self.images is not None:  # moved as bytes, a quarter of the traffic, and converted where it is used
-            image = torch.from_numpy(self.images[rows]).to(device).float().div_(255)
+            image = torch.from_numpy(self.images[rows]).to(device)
+            if image.dtype == torch.uint8: image = image.float().div_(255)
         table, label = (torch.from_numpy(a[rows]).to(device) for a in (self.table, self.labels))
         return {"image": image, "table": table, "label": label, "row": torch.from_numpy(rows)}
 
     def __reduce__(self):  # to another process goes the name of the mapped file, not its content
         return _reopen, (_mapping_of(self.images), self.table, self.labels)
 
-# %% ../nbs/40_batches.ipynb #009-4d76ac
+# %% ../nbs/40_batches.ipynb #009-a023a5
 def _check_arrays(images, table, labels):
     "Raise `DataError` unless the three arrays are of the kinds that `FusionData` states, and of one length."
-    if images is not None and (images.ndim != 4 or images.dtype != np.uint8):
+    if images is not None and (images.ndim, images.dtype) not in ((4, np.uint8), (2, np.float32)):
         raise DataError("images as uint8 (N, C, H, W)", f"{images.dtype} {images.shape}", "Make them with decode_images.")
     if table.ndim != 2 or table.dtype != np.float32:
         raise DataError("a table as float32 (N, F)", f"{table.dtype} {table.shape}", "Make it with TablePreprocessor.")

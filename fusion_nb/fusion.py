@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from .encoders import MLP, image_encoder, n_parameters
 from .schema import DataError, check_known
 
-# %% ../nbs/31_fusion.ipynb #007-984845
+# %% ../nbs/31_fusion.ipynb #007-0f7217
 class FusionModel(nn.Module):
     "What all models share; a model adds `forward_head(embedding, table)`, and `encoder` if it looks at the image."
     uses_image, uses_table = True, True
 
     def forward_features(self,
-        image: Tensor | None, # (B, C, H, W) in 0 to 1; ignored by a model without image branch
+        image: Tensor | None, # (B, C, H, W) in 0 to 1, or (B, D) if it was embedded before; ignored by a model without image branch
     ) -> Tensor | None: # (B, D) image embedding; None from a model without image branch
         "Embed the image: the expensive half."
-        return self.encoder(image) if self.uses_image else None
+        if not self.uses_image: return None
+        return image if image.ndim == 2 else self.encoder(image)
 
     def forward(self,
         image: Tensor | None, # (B, C, H, W)

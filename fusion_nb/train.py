@@ -145,7 +145,7 @@ def _reproducible():
         torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
         torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark = fill, tune
 
-# %% ../nbs/41_train.ipynb #019-da25a2
+# %% ../nbs/41_train.ipynb #019-e6307c
 def _logits(model, data, rows, batch_size, change=None):
     "The model's outputs for `rows`, in evaluation mode: name -> float64 (n,) on the CPU."
     outputs, was_training = [], model.training
@@ -162,11 +162,12 @@ def _probabilities(z): return (z.sigmoid() if z.ndim == 1 else z.softmax(dim=1))
 
 
 def _seen_by(model, data):
-    "The data without images that nobody looks at: they need not be read. `DataError` where the model lacks a modality."
+    "The data without what the model does not look at: it need not be read, and may be anything. `DataError` where the model lacks a modality."
     if model.uses_image and data.images is None:
         raise DataError("images for a model that looks at them", "records alone (images=None)", "Train table_only.")
     if getattr(model, "uses_table", False) and not data.table.shape[1]:
         raise DataError("variables for a model that looks at them", "a table without a column", "Train image_only.")
+    if not getattr(model, "uses_table", True): data = replace(data, table=data.table[:, :0])
     return data if model.uses_image else replace(data, images=None)
 
 
@@ -418,13 +419,24 @@ def _auc(labels, z):
     if z.ndim == 1: return roc_auc_score(labels, z)
     return np.mean([roc_auc_score(labels == c, p) for c, p in enumerate(z.softmax(dim=1).T)])
 
-# %% ../nbs/41_train.ipynb #044-32886c
+# %% ../nbs/41_train.ipynb #044-daa5d5
+def _embedded_once(task):
+    "Where nothing can change the images' embeddings, neither training nor augmentation, they are made once and not in every epoch."
+    if not getattr(task.model, "freeze", False) or task.config.augmentation: return task
+    rows = np.concatenate([task.train_rows, task.val_rows])
+    found = embed_images(task.model, task.data, rows, batch_size=task.config.batch_size)
+    embedded = np.zeros((len(task.data), found.shape[1]), np.float32)
+    embedded[rows] = found
+    return replace(task, data=replace(task.data, images=embedded))
+
+# %% ../nbs/41_train.ipynb #045-6ce16e
 def _train(fabric, task, progress):
     "Train from the last checkpoint, or from the beginning, to the end: history and best weights."
     config, model = task.config, task.model
     optimizers = _optimizers(model, config)
     network, *wrapped = fabric.setup(model, *optimizers)
     history, best = _resume(task, optimizers)
+    if not _finished(history, config): task = _embedded_once(task)
     bar = tqdm(total=config.epochs, initial=len(history), desc="training", unit="epoch", disable=not (progress and fabric.is_global_zero))
     while not _finished(history, config):
         epoch = len(history) + 1
@@ -442,7 +454,7 @@ def _train(fabric, task, progress):
     bar.close()
     return history, best
 
-# %% ../nbs/41_train.ipynb #046-fce390
+# %% ../nbs/41_train.ipynb #047-fce390
 def _fabric(config):
     "Lightning Fabric for these settings."
     several = "ddp_notebook" if hasattr(sys, "ps1") else "ddp_spawn"
@@ -472,7 +484,7 @@ def _prepare(folder, devices):
     for left in Path(folder).glob(".*.safetensors"): left.unlink()
     return check_writable(folder)
 
-# %% ../nbs/41_train.ipynb #048-9ebff7
+# %% ../nbs/41_train.ipynb #049-9ebff7
 def fit(
     model: nn.Module, # `forward(image, table)` -> dict of logits; ends with the best weights, on the device
     data: FusionData, # all cases
