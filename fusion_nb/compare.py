@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['compare_models', 'claim']
 
-# %% ../nbs/55_compare.ipynb #002-e48f6d
+# %% ../nbs/55_compare.ipynb #002-4f6e5c
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import norm
 
 from .resample import Resamples, _limits, metric_named
 from .schema import DataError, check_known
@@ -37,7 +37,7 @@ def _difference(
             "p_percentile": share, "low_mc": limits["low_mc"], "high_mc": limits["high_mc"],
             "p_mc": 2 * norm.pdf(z) * abs(z) / np.sqrt(2 * max(n, 1)), "p_percentile_mc": np.sqrt(share * (2 - share) / max(n, 1)), "n_undefined": len(d) - n}
 
-# %% ../nbs/55_compare.ipynb #005-34f407
+# %% ../nbs/55_compare.ipynb #005-d5b8c4
 def _pairs(models, reference):  # -> positions (a, b)
     "Every pair of models, or each with the reference."
     if len(models) < 2: raise DataError("at least two models to compare", f"{', '.join(models) or 'none'}", "Add the predictions of another model.")
@@ -46,26 +46,30 @@ def _pairs(models, reference):  # -> positions (a, b)
     return [(m, r) for m in range(len(models)) if m != r]
 
 
-def _adjusted(p, method):
-    "P-values corrected for their number; NaN stays NaN and is not counted."
-    tested = p.notna().to_numpy()
-    out = np.full(len(p), np.nan)
-    if tested.any(): out[tested] = method(p[tested].to_numpy())
-    return out
-
-
-def _holm(p):  # (P,) -> (P,)
-    "Holm's step-down P-values (R: `p.adjust`); statsmodels has them too, but collects garbage for 0.1 s at each call."
-    order, out = np.argsort(p), np.empty(len(p))
-    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return out
+def _stepwise(p, error, name):  # (P,), (P,) -> corrected P (P,), its Monte Carlo error (P,)
+    "Holm's step-down or Benjamini and Hochberg's step-up P-values (R: `p.adjust`); each is set by one P of the family, and inherits its error."
+    n, up = len(p), name == "p_bh"
+    order, factor = np.argsort(-p if up else p), np.arange(n, 0, -1)
+    if up: factor = n / factor
+    scaled = p[order] * factor
+    reached = (np.minimum if up else np.maximum).accumulate(scaled)
+    setter = np.maximum.accumulate(np.where(scaled == reached, np.arange(n), 0))
+    back = np.argsort(order)
+    return np.minimum(reached, 1)[back], np.where(reached < 1, (factor * error[order])[setter], 0)[back]
 
 
 def _corrected(rows):  # -> DataFrame
-    "The rows of a comparison as a table, with P corrected over all of them."
+    "The rows of a comparison as a table, with P corrected over all of them; NaN stays NaN and is not counted."
     table = pd.DataFrame(rows)
-    after = table.columns.get_loc("p") + 1
-    for name, method in (("p_bh", false_discovery_control), ("p_holm", _holm)): table.insert(after, name, _adjusted(table["p"], method))
+    tested, errors = table["p"].notna().to_numpy(), table.get("p_mc")
+    error = np.zeros(tested.sum()) if errors is None else errors.to_numpy()[tested]
+    for name in ("p_bh", "p_holm"):
+        both = np.full((2, len(table)), np.nan)
+        if tested.any(): both[:, tested] = _stepwise(table["p"].to_numpy()[tested], error, name)
+        table.insert(table.columns.get_loc("p") + 1, name, both[0])
+        if errors is not None:
+            if f"{name}_mc" in table: table = table.drop(columns=f"{name}_mc")  # those of another family
+            table.insert(table.columns.get_loc("p_mc") + 1, f"{name}_mc", both[1])
     return table
 
 # %% ../nbs/55_compare.ipynb #007-dcd692

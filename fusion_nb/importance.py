@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['permutation_importance', 'importance_summary', 'resampled_importance', 'rank_product']
 
-# %% ../nbs/62_importance.ipynb #002-770b8d
+# %% ../nbs/62_importance.ipynb #002-8dd820
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .fusion_gain import _check_direction
-from .resample import METRICS, Metric, bootstrap_counts
+from .resample import METRICS, Metric, bootstrap_counts, metric_named
 from .schema import DataError, check_columns, check_known
 
 # %% ../nbs/62_importance.ipynb #004-74277c
@@ -62,7 +62,7 @@ def _shuffled(X, columns, order):  # -> as X, a copy
     X[:, columns] = X[np.ix_(order, columns)]
     return X
 
-# %% ../nbs/62_importance.ipynb #009-c49593
+# %% ../nbs/62_importance.ipynb #009-bc6aaa
 def _order(n, seed, repeat):  # -> (n,) a permutation
     "The order of the rows in one shuffle; it hangs on seed and repeat alone, so that 30 repeats begin with the same 10 as 10."
     return np.random.default_rng([seed, repeat]).permutation(n)
@@ -80,7 +80,8 @@ def _metric(metric):  # -> Metric
     "A metric by name, or a function of outcome and scores where higher is better."
     if not isinstance(metric, str): return Metric("the metric", metric, kinds=("binary", "multiclass", "survival"))
     _check_direction(metric)
-    return METRICS[check_known(metric, METRICS, "metric")]
+    if ":" in metric: raise DataError("a metric of all classes", repr(metric), "Let `predict` give the score of that class, and code its cases as 1.")
+    return metric_named(metric)
 
 # %% ../nbs/62_importance.ipynb #010-9afbaf
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _question(predict, X, label, columns_of=None, metric="auc"):  # -> variable 
     if not baseline > 0: raise DataError("a metric above 0 on the intact table, for a drop to be a percentage of", f"{baseline}", "Take another metric.")
     return owned, asked
 
-# %% ../nbs/62_importance.ipynb #011-197712
+# %% ../nbs/62_importance.ipynb #011-ad4bc8
 def permutation_importance(
     predict: Callable, # X -> (N,) scores; for several classes (N, C) probabilities
     X: np.ndarray | pd.DataFrame | Mapping, # (N, F) the test cases' variables, or {modality: (N, ...) array, table or list}
@@ -126,7 +127,7 @@ def permutation_importance(
     columns_of: Mapping | None = None, # variable -> its columns (or modalities), shuffled together
     n_repeats: int = 30, # shuffles per variable
     seed: int = 0, # the same seed gives the same shuffles, whatever the model
-    metric: str | Callable = "auc", # a name in METRICS, or (label, score) -> number, higher is better
+    metric: str | Callable = "auc", # a name for `metric_named`, or (label, score) -> number, higher is better
 ) -> pd.DataFrame: # a row per variable and repeat: variable, repeat, baseline, permuted, drop_percent
     """Percent drop of the metric when one variable is shuffled (Holste et al. 2021); higher: the model leans on it more.
 

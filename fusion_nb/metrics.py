@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from .schema import DataError, check_known
 
-# %% ../nbs/51_metrics.ipynb #004-1f14a7
+# %% ../nbs/51_metrics.ipynb #004-e21e40
 def check_scores(
     label: np.ndarray, # (N,) 0 or 1; 0..C-1 for scores (N, C)
     score: np.ndarray, # (N,) higher is more positive; (N, C): a column per class
@@ -37,7 +37,7 @@ def check_scores(
                         "Code the positive class as 1." if score.ndim == 1 else "Give every class a column of scores.")
     bad = np.flatnonzero(~np.isfinite(score).reshape(len(label), -1).all(axis=1))
     if len(bad): raise DataError("finite scores", f"{score[bad[0]]} at position {bad[0]}, {len(bad)} such scores in all")
-    missing = np.setdiff1d(classes, label)
+    missing = np.flatnonzero(np.bincount(label.astype(np.int64), minlength=len(classes)) == 0)
     if len(missing):
         raise DataError("cases of both classes" if score.ndim == 1 else "cases of every class", f"{len(label)} cases, none of them of class {missing[0]}")
     return label.astype(np.int64), score
@@ -68,20 +68,20 @@ def _one_or_all(values, counts):
     "What was asked for: the sample's own number, or one per resample."
     return values if counts is not None else float(values[0]) if values.ndim == 1 else values[0]
 
-# %% ../nbs/51_metrics.ipynb #008-40a059
+# %% ../nbs/51_metrics.ipynb #008-cee841
 def roc_counts(
     label: np.ndarray, # (N,) 0 or 1, checked
     score: np.ndarray, # (N,) higher is more positive
     counts: np.ndarray, # (R, N) how often each resample drew each row
 ) -> tuple: # positives, negatives: (R, U) drawn at or above each of the U distinct scores, from the highest down
     "The staircase of every resample: the scores are sorted once, equal scores make one step."
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score)  # equal scores in any order: they are passed together
     last = np.flatnonzero(np.diff(score[order], append=-np.inf))  # where each run of equal scores ends
     drawn = counts[:, order]
     positives = np.cumsum(drawn * label[order].astype(drawn.dtype), axis=1, dtype=np.int64)[:, last]
     return positives, np.cumsum(drawn, axis=1, dtype=np.int64)[:, last] - positives
 
-# %% ../nbs/51_metrics.ipynb #012-f58ac2
+# %% ../nbs/51_metrics.ipynb #011-f58ac2
 def auc(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -98,7 +98,58 @@ def auc(
     above_twice = np.einsum("ru,ru->r", steps, 2 * positives - ties)
     return _one_or_all(_ratio(above_twice, 2 * positives[:, -1] * negatives[:, -1]), counts)
 
-# %% ../nbs/51_metrics.ipynb #018-ba7eaa
+# %% ../nbs/51_metrics.ipynb #017-82870c
+def _share(value, name):
+    "A share to reach, checked."
+    if not 0 < value <= 1: raise DataError(f"a {name} above 0, at most 1", f"{value}", "Write 0.95 for 95%.")
+    return value * (1 - 1e-12)  # so that 19 of 20 are 95% in binary fractions too
+
+
+def specificity_at_sensitivity(
+    label: np.ndarray, # (N,) 0 or 1
+    score: np.ndarray, # (N,) higher is more positive; any scale
+    *,
+    sensitivity: float = 0.95, # the share of positives that must be found
+    counts: np.ndarray | None = None, # (R, N) how often each resample drew each row
+) -> float | np.ndarray: # in [0, 1], or (R,) of them; NaN for a resample of one class
+    """The largest specificity among the thresholds with at least this sensitivity; higher is better.
+
+    As R's `pROC::coords(roc, 0.95, input="sensitivity", ret="specificity")`, but without its interpolation through ties."""
+    share = _share(sensitivity, "sensitivity")
+    positives, negatives = roc_counts(*_two_classes(label, score, counts))
+    n_positive, n_negative = positives[:, -1:], negatives[:, -1]
+    enough = positives >= share * n_positive
+    passed = np.take_along_axis(negatives, enough.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return _one_or_all(_ratio(n_negative - passed, np.where(n_positive[:, 0] > 0, n_negative, 0)), counts)
+
+# %% ../nbs/51_metrics.ipynb #020-346a2c
+def sensitivity_at_specificity(
+    label: np.ndarray, # (N,) 0 or 1
+    score: np.ndarray, # (N,) higher is more positive; any scale
+    *,
+    specificity: float = 0.95, # the share of negatives that must be spared
+    counts: np.ndarray | None = None, # (R, N) how often each resample drew each row
+) -> float | np.ndarray: # in [0, 1], or (R,) of them; NaN for a resample of one class
+    """The largest sensitivity among the thresholds with at least this specificity; higher is better.
+
+    As R's `pROC::coords(roc, 0.95, input="specificity", ret="sensitivity")`, but without its interpolation through ties."""
+    _share(specificity, "specificity")
+    label, score, _ = _two_classes(label, score, counts)
+    return specificity_at_sensitivity(1 - label, -score, sensitivity=specificity, counts=counts)
+
+# %% ../nbs/51_metrics.ipynb #023-e2ceba
+def roc_points(
+    label: np.ndarray, # (N,) 0 or 1
+    score: np.ndarray, # (N,) higher is more positive
+    *,
+    counts: np.ndarray | None = None, # (1, N) one resample, for a band
+) -> pd.DataFrame: # threshold (from inf down), sensitivity, specificity: one row per threshold
+    "The operating points of the ROC curve: positive is a score at or above the threshold."
+    positives, negatives = (np.concatenate([[0], passed[0]]) for passed in roc_counts(*_two_classes(label, score, counts)))
+    return pd.DataFrame({"threshold": [np.inf, *np.unique(score)[::-1]], "sensitivity": positives / positives[-1],
+                         "specificity": (negatives[-1] - negatives) / negatives[-1]})
+
+# %% ../nbs/51_metrics.ipynb #028-c94c14
 _LANES = 64  # resamples side by side: one cache line of counts
 
 
@@ -117,7 +168,7 @@ class _Task:
 
 def _segments(label, score, unit, split_positives=False):  # -> unit (N,), positive (N,), kind (S,) 0 negatives, 1 positives, 2 both, start (S + 1,)
     "The rows from the highest score down, cut where a kernel must look; `split_positives`: at each of their distinct scores."
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score)
     first = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # of each run of equal scores
     low, high = (f.reduceat(label[order], first) for f in (np.minimum, np.maximum))
     kind = np.where(low == high, high, 2)
@@ -125,7 +176,7 @@ def _segments(label, score, unit, split_positives=False):  # -> unit (N,), posit
     cut = np.flatnonzero(np.r_[True, ~same])
     return unit[order].astype(np.uint32), label[order] == 1, kind[cut].astype(np.uint8), np.r_[first[cut], len(order)].astype(np.uint32)
 
-# %% ../nbs/51_metrics.ipynb #021-8d29b1
+# %% ../nbs/51_metrics.ipynb #031-8d29b1
 _AHEAD = 16  # rows
 
 
@@ -150,12 +201,16 @@ def _row(counts, unit, i):
     _prefetch(counts, unit[min(i + np.uint32(_AHEAD), np.uint32(len(unit) - 1))])
     return counts[unit[i]]
 
-# %% ../nbs/51_metrics.ipynb #022-103b56
+# %% ../nbs/51_metrics.ipynb #033-283b30
 @_compiled
-def _auc_kernel(counts, unit, positive, kind, start, out):
-    "Twice the pairs in the right order plus the tied ones, over twice the pairs."
+def _roc_kernel(counts, segments, positives, share, out):
+    "`out`: twice the pairs in the right order plus the tied ones, over twice the pairs; specificity at the first threshold that finds the `share` of the positives."
+    unit, positive, kind, start = segments
     n_pos, n_neg, above = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint64)
-    neg, tied = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
+    neg, tied, need, passed = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
+    for u in positives:
+        for k in range(_LANES): need[k] += counts[u, k]
+    for k in range(_LANES): need[k] = np.uint32(np.ceil(share * need[k]))
     for s in range(len(kind)):
         if kind[s] == 1:
             for i in range(start[s], start[s + 1]):
@@ -168,16 +223,21 @@ def _auc_kernel(counts, unit, positive, kind, start, out):
             for k in range(_LANES): into[k] += row[k]
         for k in range(_LANES):
             above[k] += np.uint64(neg[k]) * (np.uint64(2) * n_pos[k] + tied[k])
+            passed[k] += neg[k] if n_pos[k] < need[k] else np.uint32(0)
             n_neg[k] += neg[k]
             n_pos[k] += tied[k]
-    for k in range(_LANES): out[0, k] = np.float64(above[k]) / np.float64(2 * (np.uint64(n_pos[k]) * np.uint64(n_neg[k])))
+    for k in range(_LANES):
+        out[0, k] = np.float64(above[k]) / np.float64(2 * (np.uint64(n_pos[k]) * np.uint64(n_neg[k])))
+        out[1, k] = (n_neg[k] - passed[k]) / np.float64(n_neg[k]) if n_pos[k] > 0 else np.nan
 
 
-def _auc_tasks(label, score, unit):  # -> list of _Task
-    "What the AUC of one model needs."
-    return [_Task(_auc_kernel, _segments(label, score, unit))]
+def _roc_tasks(label, score, unit, *, share=0.95, turned=False):  # -> list of _Task
+    "What the AUC and the specificity at a fixed sensitivity of one model need; `turned`: sensitivity at a fixed specificity, and the same AUC."
+    if turned: label, score = 1 - label, -score
+    segments = units, positive, *_ = _segments(label, score, unit)
+    return [_Task(_roc_kernel, (segments, np.sort(units[positive]), _share(share, "share")), size=2)]
 
-# %% ../nbs/51_metrics.ipynb #024-fdde29
+# %% ../nbs/51_metrics.ipynb #035-fdde29
 def _run_tasks(tasks, counts):  # -> list of (size, R)
     "Every task on a block of counts (U, R) uint8; for tests and for what is too small to need threads."
     blocks = [np.zeros((len(counts), _LANES), np.uint8) for _ in range(0, counts.shape[1], _LANES)]
@@ -187,91 +247,7 @@ def _run_tasks(tasks, counts):  # -> list of (size, R)
         for b, block in enumerate(blocks): task.kernel(block, *task.arrays, out[b])
     return [out.transpose(1, 0, 2).reshape(task.size, -1)[:, :counts.shape[1]] for task, out in zip(tasks, outs)]
 
-# %% ../nbs/51_metrics.ipynb #027-82870c
-def _share(value, name):
-    "A share to reach, checked."
-    if not 0 < value <= 1: raise DataError(f"a {name} above 0, at most 1", f"{value}", "Write 0.95 for 95%.")
-    return value * (1 - 1e-12)  # so that 19 of 20 are 95% in binary fractions too
-
-
-def specificity_at_sensitivity(
-    label: np.ndarray, # (N,) 0 or 1
-    score: np.ndarray, # (N,) higher is more positive; any scale
-    *,
-    sensitivity: float = 0.95, # the share of positives that must be found
-    counts: np.ndarray | None = None, # (R, N) how often each resample drew each row
-) -> float | np.ndarray: # in [0, 1], or (R,) of them; NaN for a resample of one class
-    """The largest specificity among the thresholds with at least this sensitivity; higher is better.
-
-    As R's `pROC::coords(roc, 0.95, input="sensitivity", ret="specificity")`, but without its interpolation through ties."""
-    share = _share(sensitivity, "sensitivity")
-    positives, negatives = roc_counts(*_two_classes(label, score, counts))
-    n_positive, n_negative = positives[:, -1:], negatives[:, -1]
-    enough = positives >= share * n_positive
-    passed = np.take_along_axis(negatives, enough.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return _one_or_all(_ratio(n_negative - passed, np.where(n_positive[:, 0] > 0, n_negative, 0)), counts)
-
-# %% ../nbs/51_metrics.ipynb #030-346a2c
-def sensitivity_at_specificity(
-    label: np.ndarray, # (N,) 0 or 1
-    score: np.ndarray, # (N,) higher is more positive; any scale
-    *,
-    specificity: float = 0.95, # the share of negatives that must be spared
-    counts: np.ndarray | None = None, # (R, N) how often each resample drew each row
-) -> float | np.ndarray: # in [0, 1], or (R,) of them; NaN for a resample of one class
-    """The largest sensitivity among the thresholds with at least this specificity; higher is better.
-
-    As R's `pROC::coords(roc, 0.95, input="specificity", ret="sensitivity")`, but without its interpolation through ties."""
-    _share(specificity, "specificity")
-    label, score, _ = _two_classes(label, score, counts)
-    return specificity_at_sensitivity(1 - label, -score, sensitivity=specificity, counts=counts)
-
-# %% ../nbs/51_metrics.ipynb #033-4899ce
-@_compiled
-def _crossing_kernel(counts, unit, positive, kind, start, share, out):
-    "Specificity at the first threshold that finds the `share` of the positives."
-    n_pos, n_neg, passed = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
-    need, neg, found = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
-    for i in range(len(unit)):
-        if positive[i]:
-            row = counts[unit[i]]
-            for k in range(_LANES): n_pos[k] += row[k]
-    for k in range(_LANES): need[k] = np.uint32(np.ceil(share * n_pos[k]))
-    for s in range(len(kind)):
-        if kind[s] == 1:
-            for i in range(start[s], start[s + 1]):
-                row = _row(counts, unit, i)
-                for k in range(_LANES): found[k] += row[k]
-            continue
-        for k in range(_LANES): neg[k] = 0
-        before = found.copy() if kind[s] == 2 else found
-        for i in range(start[s], start[s + 1]):
-            row, into = _row(counts, unit, i), found if positive[i] else neg
-            for k in range(_LANES): into[k] += row[k]
-        for k in range(_LANES):
-            n_neg[k] += neg[k]
-            passed[k] += neg[k] if before[k] < need[k] else np.uint32(0)
-    for k in range(_LANES): out[0, k] = (n_neg[k] - passed[k]) / np.float64(n_neg[k]) if n_pos[k] > 0 else np.nan
-
-
-def _crossing_tasks(label, score, unit, *, share, turned=False):  # -> list of _Task
-    "What specificity at fixed sensitivity needs; `turned`: sensitivity at fixed specificity."
-    if turned: label, score = 1 - label, -score
-    return [_Task(_crossing_kernel, (*_segments(label, score, unit), _share(share, "share")))]
-
-# %% ../nbs/51_metrics.ipynb #036-e2ceba
-def roc_points(
-    label: np.ndarray, # (N,) 0 or 1
-    score: np.ndarray, # (N,) higher is more positive
-    *,
-    counts: np.ndarray | None = None, # (1, N) one resample, for a band
-) -> pd.DataFrame: # threshold (from inf down), sensitivity, specificity: one row per threshold
-    "The operating points of the ROC curve: positive is a score at or above the threshold."
-    positives, negatives = (np.concatenate([[0], passed[0]]) for passed in roc_counts(*_two_classes(label, score, counts)))
-    return pd.DataFrame({"threshold": [np.inf, *np.unique(score)[::-1]], "sensitivity": positives / positives[-1],
-                         "specificity": (negatives[-1] - negatives) / negatives[-1]})
-
-# %% ../nbs/51_metrics.ipynb #041-5f5417
+# %% ../nbs/51_metrics.ipynb #038-5f5417
 def average_precision(
     label: np.ndarray, # (N,) 0 or 1
     score: np.ndarray, # (N,) higher is more positive; any scale
@@ -284,7 +260,7 @@ def average_precision(
     precision = positives / np.maximum(positives + negatives, 1)
     return _one_or_all(_ratio((steps * precision).sum(axis=1), positives[:, -1]), counts)
 
-# %% ../nbs/51_metrics.ipynb #043-2962b4
+# %% ../nbs/51_metrics.ipynb #040-2962b4
 @_compiled
 def _precision_kernel(counts, unit, positive, kind, start, out):
     "Precision at each step of recall, summed."
@@ -308,7 +284,7 @@ def _precision_tasks(label, score, unit):  # -> list of _Task
     "What average precision needs: every distinct score of a positive is a step."
     return [_Task(_precision_kernel, _segments(label, score, unit, split_positives=True))]
 
-# %% ../nbs/51_metrics.ipynb #046-1e5b13
+# %% ../nbs/51_metrics.ipynb #043-1e5b13
 def class_auc(
     label: np.ndarray, # (N,) 0..C-1
     score: np.ndarray, # (N, C) a column per class, higher: more that class
@@ -332,7 +308,7 @@ def _class_weights(label, counts):  # -> (R, C)
     sums = counts @ (label[:, None] == np.arange(label.max() + 1)).astype(np.float64)
     return sums / sums.sum(axis=1, keepdims=True)
 
-# %% ../nbs/51_metrics.ipynb #049-5940ae
+# %% ../nbs/51_metrics.ipynb #046-5940ae
 def _called(score, threshold):
     "The class that each case is called."
     if np.isnan(threshold).any(): raise DataError("a threshold for every case", "NaN")
@@ -352,7 +328,7 @@ def confusion_counts(
     cell = (label * n + _called(score, threshold))[:, None] == np.arange(n * n)
     return _one_or_all((drawn @ cell.astype(np.float64)).reshape(-1, n, n), counts)
 
-# %% ../nbs/51_metrics.ipynb #052-446f1b
+# %% ../nbs/51_metrics.ipynb #049-446f1b
 def _f1_of(m):  # (R, C, C) -> (R, C)
     "F1 of every class."
     return _ratio(2 * np.diagonal(m, axis1=1, axis2=2), m.sum(axis=1) + m.sum(axis=2))
@@ -381,7 +357,7 @@ _FROM_CONFUSION = {
     "mcc": _mcc,
 }
 
-# %% ../nbs/51_metrics.ipynb #053-7203be
+# %% ../nbs/51_metrics.ipynb #050-7203be
 _TWO_CLASSES = ("sensitivity", "specificity", "precision", "f1", "net_benefit")
 
 
@@ -411,7 +387,7 @@ def _net_benefit_at(threshold):
         raise DataError("one threshold between 0 and 1 for the net benefit", f"{len(t)} thresholds from {t[0]:g} to {t[-1]:g}", "Choose the probability at which one would act.")
     return lambda m: _ratio(m[:, 1, 1] - m[:, 0, 1] * t[0] / (1 - t[0]), m.sum(axis=(1, 2)))
 
-# %% ../nbs/51_metrics.ipynb #055-61671e
+# %% ../nbs/51_metrics.ipynb #052-61671e
 @_compiled
 def _cells_kernel(counts, unit, cell, out):
     "How many were drawn of each cell; `out` has a row per cell."
@@ -426,6 +402,26 @@ def _confusion_tasks(label, score, unit, *, threshold=0.5):  # -> list of _Task
     "What every metric of calls needs."
     n = score.shape[1] if score.ndim == 2 else 2
     return [_Task(_cells_kernel, (unit.astype(np.uint32), (label * n + _called(score, threshold)).astype(np.uint32)), n * n)]
+
+# %% ../nbs/51_metrics.ipynb #055-9422f2
+_FEW_CELLS = 256  # more would not stay in the cache
+
+
+def _joined(tasks):  # {name: _Task} -> those to run, in which "cells" stands for several; {name: (size, J) 0 or 1}, which of its cells make theirs
+    "Tasks of `_cells_kernel` on the same rows, in one as long as their joint cells are few."
+    cells = {name: task for name, task in tasks.items() if task.kernel is _cells_kernel}
+    if len(cells) < 2: return tasks, {}
+    joint = 0
+    for task in cells.values():
+        joint = joint * task.size + task.arrays[1].astype(np.int64)
+        seen = np.bincount(joint) > 0
+        joint = (np.cumsum(seen) - 1)[joint]
+        if seen.sum() > _FEW_CELLS: return tasks, {}
+    a_row = np.empty(seen.sum(), np.int64)
+    a_row[joint] = np.arange(len(joint))  # of each joint cell
+    whole = _Task(_cells_kernel, (task.arrays[0], joint.astype(np.uint32)), len(a_row))
+    return {**{name: task for name, task in tasks.items() if name not in cells}, "cells": whole}, {
+        name: (np.arange(task.size)[:, None] == task.arrays[1][a_row]).astype(np.float64) for name, task in cells.items()}
 
 # %% ../nbs/51_metrics.ipynb #058-c03087
 def _placements(

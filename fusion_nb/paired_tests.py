@@ -80,18 +80,18 @@ def _describe_permutation(metric, scores, n, seed, raw):
     how = f"all {number:,} exchanges" if every else f"{number:,} random exchanges, seed {seed}"
     return f"Permutation: {what}, {how}{f'; {_NO_PATIENTS}' if scores.group is None else ''}."
 
-# %% ../nbs/57_paired_tests.ipynb #012-8f58a2
+# %% ../nbs/57_paired_tests.ipynb #012-fe41b2
 def permutation_compare(
     scores: Scores, # models by cases
-    metric: str = "auc", # any in METRICS
+    metric: str = "auc", # any that `metric_named` knows
     *,
     reference: str | None = None, # compare every model with this one only
     n: int = 20_000, # number of random exchanges
     seed: int = 0, # of all of them
     raw: bool = False, # exchange raw scores, which costs power: to see how much
     threads: int | None = None, # None: one per core; 0: plain numpy, which gives the same numbers
-) -> pd.DataFrame: # model_a, model_b, metric, difference (a - b), low, high, z, p, p_holm, p_bh, p_mc, n_undefined, n, n_groups, test
-    """Paired permutation test of every pair of models, or of each with `reference`; P has a Monte Carlo standard error, `p_mc`.
+) -> pd.DataFrame: # model_a, model_b, metric, difference (a - b), low, high, z, p, p_holm, p_bh, *_mc, n_undefined, n, n_groups, test
+    """Paired permutation test of every pair of models, or of each with `reference`; each P has a Monte Carlo standard error, `p_mc` and so on.
 
     Ranks are exchanged within a case or patient (Venkatraman and Begg 1996; of areas: Bandos, Rockette and Gur, Stat. Med. 2005).
     There is no interval: `low`, `high` and `z` are NaN; `compare_models` has them. At most `n` possible exchanges are all enumerated."""
@@ -107,11 +107,12 @@ def permutation_compare(
                      **dict.fromkeys(("low", "high", "z"), np.nan), **_permutation_p(d, permuted, _number(unit, n)[1])})
     return _corrected(rows).assign(n=len(unit), n_groups=scores.n_groups, test=_describe_permutation(jobs[0].metric, scores, n, seed, raw))
 
-# %% ../nbs/57_paired_tests.ipynb #024-1e5d49
+# %% ../nbs/57_paired_tests.ipynb #024-e7a975
 def _mcnemar_p(b, c, method):
-    "Two-sided P of b and c discordant cases."
-    least, tail = min(b, c), 2 * binom.cdf(min(b, c), b + c, 0.5)
-    return min(1.0, tail if method == "exact" else tail - binom.pmf(least, b + c, 0.5))  # the mid-P is 1 up to rounding where b = c
+    "Two-sided P of b and c discordant cases, or of several."
+    least, n = np.minimum(b, c), np.add(b, c)
+    tail = 2 * binom.cdf(least, n, 0.5)
+    return np.minimum(1.0, tail if method == "exact" else tail - binom.pmf(least, n, 0.5))  # the mid-P is 1 up to rounding where b = c
 
 
 def _tango_low(b, c, n, z):
@@ -142,7 +143,7 @@ def _right(scores):  # -> (N, M)
     called = scores.scores.argmax(axis=2) if scores.kind == "multiclass" else scores.scores >= cut
     return called == scores.label[:, None]
 
-# %% ../nbs/57_paired_tests.ipynb #028-af82e8
+# %% ../nbs/57_paired_tests.ipynb #028-d00470
 def mcnemar_compare(
     scores: Scores, # models by cases; called at `scores.thresholds`, else at 0.5, of several classes the one of the highest score
     metric: str = "accuracy", # or "sensitivity", "specificity": among the positives or the negatives alone
@@ -161,11 +162,12 @@ def mcnemar_compare(
     right = _right(scores)[{"accuracy": slice(None), "sensitivity": scores.label == 1, "specificity": scores.label == 0}[metric]]
     n = len(right)
     if not n: raise DataError(f"cases for the {metric}", "none of that class")
-    for i, j in _pairs(scores.models, reference):
-        b, c = int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())
+    pairs = np.array(_pairs(scores.models, reference))
+    alone = np.array([[(right[:, i] & ~right[:, j]).sum(), (right[:, j] & ~right[:, i]).sum()] for i, j in pairs])
+    for (i, j), (b, c), p in zip(pairs, alone.tolist(), _mcnemar_p(*alone.T, method)):
         rows.append({"model_a": scores.models[i], "model_b": scores.models[j], "metric": metric, "difference": (b - c) / n,
                      "low": _tango_low(b, c, n, limit), "high": -_tango_low(c, b, n, limit), "z": (b - c) / np.sqrt(max(1, b + c)),
-                     "p": _mcnemar_p(b, c, method), "only_a": b, "only_b": c})
+                     "p": p, "only_a": b, "only_b": c})
     note = f"; {_NO_PATIENTS}" if scores.group is None else ""
     return _corrected(rows).assign(n=n, n_groups=np.nan if scores.group is None else n, test=f"McNemar, {method}; Tango's interval{note}.")
 
@@ -219,7 +221,7 @@ def _check_margin(margin, alpha):
                                        (alpha, 0.5, "a one-sided level between 0 and 0.5", "0.025 is usual.")):
         if not isinstance(value, Real) or not 0 < value < top: raise DataError(expected, f"{value!r}", todo)
 
-# %% ../nbs/57_paired_tests.ipynb #040-fd8cee
+# %% ../nbs/57_paired_tests.ipynb #040-45927e
 def noninferiority(
     resamples: Resamples, # of `bootstrap_metrics`
     *,
@@ -232,7 +234,7 @@ def noninferiority(
 
     The verdict is that of the one-sided percentile limit: `low`, or `high` where lower is better, each at 1 - alpha; of several models it is
     not corrected for their number, and says so. P is one-sided, for the hypothesis that the model is worse by `margin` or more, normal;
-    `p_percentile` is the share of resamples beyond it, with +1. `low_mc`, `high_mc` and `p_mc` are Monte Carlo standard errors."""
+    `p_percentile` is the share of resamples beyond it, with +1. Columns that end in `_mc` are Monte Carlo standard errors."""
     _check_margin(margin, alpha)
     (values, estimate), kind = resamples.of(metric), metric_named(metric)
     if kind.perfect is not None: raise DataError("a metric of which more, or less, is better", f"{metric!r}, of which {kind.perfect} is perfect")

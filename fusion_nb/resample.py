@@ -6,8 +6,9 @@
 __all__ = ['METRICS', 'Metric', 'metric_named', 'bootstrap_counts', 'Resamples', 'bootstrap_metrics', 'percentile_limits',
            'jackknife', 'intervals', 'merge_resamples']
 
-# %% ../nbs/54_resample.ipynb #002-33fb54
+# %% ../nbs/54_resample.ipynb #002-42d081
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,14 +19,13 @@ import pandas as pd
 from scipy.stats import norm
 
 from .calibration import brier, calibration_error, calibration_intercept, calibration_slope, log_loss
-from .metrics import (_LANES, _auc_tasks, _class_weights, _compiled, _confusion_tasks, _crossing_tasks, _of_confusion, _placements,
-                               _precision_tasks, auc, average_precision, class_auc, sensitivity_at_specificity, specificity_at_sensitivity,
-                               threshold_metric)
+from .metrics import (_LANES, _class_weights, _compiled, _confusion_tasks, _joined, _of_confusion, _placements, _precision_tasks, _roc_tasks,
+                               auc, average_precision, class_auc, sensitivity_at_specificity, specificity_at_sensitivity, threshold_metric)
 from .predictions import Scores
 from .schema import DataError, check_known
-from .survival import _harrell_tasks, harrell_c, uno_c
+from .survival import _harrell_tasks, cumulative_dynamic_auc, harrell_c, uno_c
 
-# %% ../nbs/54_resample.ipynb #004-901014
+# %% ../nbs/54_resample.ipynb #004-db22c9
 @dataclass(frozen=True)
 class Metric:
     "A metric and what a table or a comparison must know about it."
@@ -48,10 +48,25 @@ def _at_threshold(name, title, kinds=("binary",), prevalence=True):
         return _of_confusion(name, threshold)(found[0].T.reshape(-1, n, n))
     return Metric(title, partial(threshold_metric, name), kinds=kinds, needs_threshold=True, prevalence=prevalence, exchange="calls", tasks=_confusion_tasks, finish=finish)
 
-# %% ../nbs/54_resample.ipynb #006-9dcbcf
+
+def _at_share(percent, asked, fixed, function):
+    "Specificity at a fixed sensitivity, or the reverse; `percent` is text, so that 99.9 is 0.999 to the last bit."
+    if not re.fullmatch(r"[1-9][0-9]?(\.[0-9]+)?", percent):
+        raise DataError(f"a {fixed} from 1 to less than 100 per cent", repr(percent), f"Write {asked}_at_95_{fixed} for 95%, {asked}_at_99.5_{fixed} for 99.5%.")
+    share = float(f"{percent}e-2")
+    return Metric(f"{asked.capitalize()} at {percent}% {fixed}", partial(function, **{fixed: share}), prevalence=False,
+                  tasks=partial(_roc_tasks, share=share, turned=asked == "sensitivity"), finish=lambda found: found[0][1])
+
+
+def _specificity_at(percent): return _at_share(percent, "specificity", "sensitivity", specificity_at_sensitivity)
+
+
+def _sensitivity_at(percent): return _at_share(percent, "sensitivity", "specificity", sensitivity_at_specificity)
+
+# %% ../nbs/54_resample.ipynb #006-44ba37
 def _class_tasks(label, score, unit):
     "An AUC for each class, and the number of cases of each."
-    of_class = [task for c in range(score.shape[1]) for task in _auc_tasks((label == c).astype(np.int64), score[:, c], unit)]
+    of_class = [task for c in range(score.shape[1]) for task in _roc_tasks((label == c).astype(np.int64), score[:, c], unit)]
     return [*of_class, *_confusion_tasks(label, score, unit)]
 
 
@@ -64,16 +79,14 @@ def _weighted(found):
     cases = found[-1].reshape(n, n, -1).sum(axis=1)
     return (np.array([f[0] for f in found[:-1]]) * cases).sum(axis=0) / cases.sum(axis=0)
 
-# %% ../nbs/54_resample.ipynb #007-46c23e
+# %% ../nbs/54_resample.ipynb #007-9a1d29
 _LOWER, _BOTH = {"higher_is_better": False, "exchange": "scores"}, ("binary", "multiclass")
 
 METRICS = {
-    "auc": Metric("AUC", auc, prevalence=False, tasks=_auc_tasks),
+    "auc": Metric("AUC", auc, prevalence=False, tasks=_specificity_at("95").tasks),  # one pass for both
     "average_precision": Metric("Average precision", average_precision, tasks=_precision_tasks),
-    "specificity_at_95_sensitivity": Metric("Specificity at 95% sensitivity", partial(specificity_at_sensitivity, sensitivity=0.95),
-                                            prevalence=False, tasks=partial(_crossing_tasks, share=0.95)),
-    "sensitivity_at_95_specificity": Metric("Sensitivity at 95% specificity", partial(sensitivity_at_specificity, specificity=0.95),
-                                            prevalence=False, tasks=partial(_crossing_tasks, share=0.95, turned=True)),
+    "specificity_at_95_sensitivity": _specificity_at("95"),
+    "sensitivity_at_95_specificity": _sensitivity_at("95"),
     **{name: _at_threshold(name, title, kinds) for name, title, kinds in (
         ("accuracy", "Accuracy", _BOTH), ("precision", "Precision", ("binary",)), ("f1", "F1", ("binary",)), ("macro_f1", "Macro-F1", _BOTH),
         ("mcc", "Matthews correlation", _BOTH), ("net_benefit", "Net benefit", ("binary",)))},
@@ -93,23 +106,34 @@ METRICS = {
     "uno_c": Metric("Uno's C", uno_c, kinds=("survival",)),
 }
 
-# %% ../nbs/54_resample.ipynb #009-fe90e5
+# %% ../nbs/54_resample.ipynb #009-6743cc
+def _auc_at(time):
+    "The time-dependent AUC of a risk; its time, as text."
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", time): raise DataError("a time of 0 or more", repr(time), "Write auc_at_60, in the unit of the times.")
+    def function(times, event, risk, *, counts=None): return cumulative_dynamic_auc(times, event, risk, times=[float(time)], counts=counts)[..., 0]
+    return Metric(f"AUC at time {time}", function, kinds=("survival",))
+
+
+_WITH_A_NUMBER = {"specificity_at_(.+)_sensitivity": _specificity_at, "sensitivity_at_(.+)_specificity": _sensitivity_at, "auc_at_(.+)": _auc_at}
+
+
 def metric_named(
-    name: str, # in METRICS; for several classes also "auc:<class>", one class against the rest
+    name: str, # in METRICS, or with a number of your own; for several classes also "auc:<class>", one class against the rest
 ) -> Metric: # with its title
-    "The metric of that name; `DataError` with the nearest name where there is none."
+    "The metric of that name; `DataError` with the nearest name where there is none, or with what the number should be."
     base, _, of_class = name.partition(":")
-    metric = METRICS[check_known(base, METRICS, "metric")]
+    numbers = {make: found[1] for pattern, make in _WITH_A_NUMBER.items() if base not in METRICS and (found := re.fullmatch(pattern, base))}
+    metric = next((make(number) for make, number in numbers.items()), None) or METRICS[check_known(base, METRICS, "metric")]
     return replace(metric, title=f"{metric.title}, {of_class}") if of_class else metric
 
-# %% ../nbs/54_resample.ipynb #012-f0edfc
+# %% ../nbs/54_resample.ipynb #012-f9fbe7
 def _units(outcome, group, stratified):
     "The unit (patient, or row) of every row, and the stratum of every unit."
     unit = np.arange(len(outcome)) if group is None else pd.factorize(pd.Series(group))[0]
     if unit.min() < 0: raise DataError("a group for every row, or none at all", f"{(unit < 0).sum()} rows without one")
     stratum = np.zeros(unit.max() + 1, np.int64)
     if stratified: np.maximum.at(stratum, unit, np.asarray(outcome, np.int64))
-    return unit, np.unique(stratum, return_inverse=True)[1]
+    return unit, (np.cumsum(np.bincount(stratum) > 0) - 1)[stratum]  # numbered without gaps
 
 
 _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -151,24 +175,34 @@ def bootstrap_counts(
         counts[r] = np.bincount(np.concatenate(drawn), minlength=len(stratum))[unit]
     return counts
 
-# %% ../nbs/54_resample.ipynb #018-ea1c67
+# %% ../nbs/54_resample.ipynb #018-545669
+_WORDS = 32
+
+
+@_compiled
+def _draw_stratum(row, state, drawn):
+    "Draw from the members of `row` as many as they are; `state` is the generator's, before and after, `drawn` is scratch."
+    n, low, half = np.uint64(len(row)), np.uint64(0xFFFFFFFF), np.uint64(32)
+    for begin in range(0, len(row), 2 * _WORDS):
+        words = min(_WORDS, (len(row) - begin + 1) // 2)
+        for j in range(words):
+            x = _mix(state + np.uint64(j + 1) * _STEP)
+            drawn[2 * j], drawn[2 * j + 1] = ((x & low) * n) >> half, ((x >> half) * n) >> half
+        for j in range(min(2 * words, len(row) - begin)): row[drawn[j]] += np.uint8(1)
+        state += np.uint64(words) * _STEP
+    return state
+
+
 @_compiled
 def _draw_kernel(counts, rows, sizes, key, first):
     "Fill counts (U, 64) with resamples `first` to `first + 63`; `sizes` are those of the strata, `rows` (64, U) is scratch."
     rows[:] = 0  # one resample after the other, so that its counts stay in the cache
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    drawn = np.empty(2 * _WORDS, np.uint32)
     for k in range(_LANES):
-        row, state, start = rows[k], _mix(key + np.uint64(first + k) * _STEP), np.uint64(0)
+        state, start = _mix(key + np.uint64(first + k) * _STEP), 0
         for n in sizes:
-            for _ in range(n // 2):
-                state += _STEP
-                x = _mix(state)
-                row[start + (((x & low) * np.uint64(n)) >> half)] += np.uint8(1)
-                row[start + (((x >> half) * np.uint64(n)) >> half)] += np.uint8(1)
-            if n % 2:
-                state += _STEP
-                row[start + (((_mix(state) & low) * np.uint64(n)) >> half)] += np.uint8(1)
-            start += np.uint64(n)
+            state = _draw_stratum(rows[k, start:start + n], state, drawn)
+            start += n
     for i in range(len(counts)):
         for k in range(_LANES): counts[i, k] = rows[k, i]
 
@@ -248,15 +282,15 @@ def _check_threshold(scores, name):
     elif name == "net_benefit" and len(np.unique(scores.thresholds)) > 1:
         raise DataError("one threshold for the net benefit of all models", f"{len(np.unique(scores.thresholds))} of them", "Choose the probability at which one would act: scores.at(0.2).")
 
-# %% ../nbs/54_resample.ipynb #025-c68eab
+# %% ../nbs/54_resample.ipynb #025-493a91
 def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
     "Every job on `n` resamples that `fill(counts, scratch, first)` draws, 64 at a time and the blocks shared among the threads."
     tasks = {}
     for job in jobs:
         if job.metric.tasks is not None and _task_key(job) not in tasks:
             tasks[_task_key(job)] = job.metric.tasks(*job.outcome, job.score, unit, **job.options)
-    blocks = -(-n // _LANES)
-    found = {key: [np.empty((blocks, task.size, _LANES)) for task in each] for key, each in tasks.items()}
+    (steps, parts), blocks = _joined({(key, t): task for key, each in tasks.items() for t, task in enumerate(each)}), -(-n // _LANES)
+    found = {name: np.empty((blocks, task.size, _LANES)) for name, task in steps.items()}
     plain, stop = {j: np.empty((blocks, _LANES)) for j, job in enumerate(jobs) if job.metric.tasks is None}, []
 
     def work(thread):
@@ -264,8 +298,7 @@ def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
         for b in range(thread, blocks, threads):
             if stop: return
             fill(counts, scratch, b * _LANES)
-            for key, each in tasks.items():
-                for task, out in zip(each, found[key]): task.kernel(counts, *task.arrays, out[b])
+            for name, task in steps.items(): task.kernel(counts, *task.arrays, found[name][b])
             rows = counts[unit].T if plain else None
             for j, out in plain.items(): out[b] = jobs[j].plain(rows)
 
@@ -274,7 +307,8 @@ def _evaluate(jobs, fill, unit, n_units, n, threads):  # -> (n, jobs)
         except BaseException:  # Ctrl-C too: the other threads need not finish
             stop.append(True)
             raise
-    flat = {key: [out.transpose(1, 0, 2).reshape(out.shape[1], -1)[:, :n] for out in each] for key, each in found.items()}
+    found.update({name: part @ found["cells"] for name, part in parts.items()})
+    flat = {key: [found[key, t].transpose(1, 0, 2).reshape(task.size, -1)[:, :n] for t, task in enumerate(each)] for key, each in tasks.items()}
     return np.stack([job.metric.finish(flat[_task_key(job)], **job.options) if j not in plain else plain[j].ravel()[:n]
                      for j, job in enumerate(jobs)], axis=1)
 
@@ -285,7 +319,7 @@ def _task_key(job):
     known = (tasks.func, *sorted(tasks.keywords.items())) if isinstance(tasks, partial) else (tasks,)
     return (*job.source, *known)
 
-# %% ../nbs/54_resample.ipynb #027-4e100a
+# %% ../nbs/54_resample.ipynb #027-2d3b01
 _FEW = 20  # units of the smallest class; see nbs/studies/coverage_and_size.ipynb
 
 
@@ -298,13 +332,13 @@ def _describe(scores, drawn, n, seed, strata):
         "; no patient id was given, so rows were taken as independent" if group is None else
         ", one per patient" if patients == rows else f", although they come from {patients:,} patients: intervals are too narrow")
     outcome, unit = scores.outcome[-1], _units(scores.outcome[-1], drawn, False)[0]
-    smallest = min(len(np.unique(unit[outcome == c])) for c in np.unique(outcome))
+    smallest = min(np.count_nonzero(np.bincount(unit[outcome == c])) for c in np.unique(outcome))
     few = f"; only {smallest} of them in the smallest class, too few for bootstrap intervals and tests to keep what they promise" if smallest < _FEW else ""
     apart = [metric_named(m).title for m, s in strata.items() if s]
     some = f", the classes drawn apart for {', '.join(apart)}" if 0 < len(apart) < len(strata) else ""
     return f"{n:,} {'stratified ' if len(apart) == len(strata) else ''}bootstrap resamples of {what}{some}{note}{few}; seed {seed}."
 
-# %% ../nbs/54_resample.ipynb #028-b6c17f
+# %% ../nbs/54_resample.ipynb #028-3608d6
 def _drawn_group(scores, cluster):
     "The patients to draw, None where rows are drawn."
     return scores.group if cluster and scores.group is not None and scores.n_groups < len(scores) else None
@@ -322,7 +356,8 @@ def _values(jobs, scores, drawn, stratified, *, n, seed, threads):  # -> (n, job
     "All jobs on the same resamples, compiled or, without threads, by numpy."
     if threads:
         unit, stratum = _units(scores.outcome[-1], drawn, stratified)
-        place, sizes, key = np.argsort(np.argsort(stratum, kind="stable")), np.bincount(stratum), _key(seed)
+        place, sizes, key = np.empty_like(stratum), np.bincount(stratum), _key(seed)
+        place[np.argsort(stratum, kind="stable")] = np.arange(len(stratum))
         fill = lambda counts, scratch, first: _draw_kernel(counts, scratch, sizes, key, first)
         return _evaluate(jobs, fill, place[unit], len(stratum), n, threads)
     piece, values = max(16, 200_000 // len(scores)), np.empty((n, len(jobs)))
@@ -443,7 +478,7 @@ def _bca_levels(values, estimate, acceleration, levels):
     z = z0 + norm.ppf(levels)
     return norm.cdf(z0 + z / (1 - acceleration * z))
 
-# %% ../nbs/54_resample.ipynb #040-3a7178
+# %% ../nbs/54_resample.ipynb #040-74ad55
 def _limits(values, estimate, method, level, acceleration):  # -> dict
     "Limits of one metric of one model, with their Monte Carlo standard errors."
     values, q = np.sort(values[~np.isnan(values)]), _tails(level)
@@ -467,14 +502,14 @@ def intervals(
     interval covers what it says; see the study of coverage."""
     check_known(method, ("percentile", "basic", "bca"), "method of an interval")
     acceleration = _acceleration(resamples) if method == "bca" else np.zeros_like(resamples.estimate)
-    name = {"bca": "BCa"}.get(method, method)
+    name, undefined = {"bca": "BCa"}.get(method, method), resamples.n_undefined
     return pd.DataFrame([
         {"model": model, "metric": metric, "estimate": resamples.estimate[m, k], "n": resamples.n_cases, "n_groups": resamples.n_groups,
-         "n_undefined": resamples.n_undefined[m, k],
+         "n_undefined": undefined[m, k],
          **_limits(resamples.values[:, m, k], resamples.estimate[m, k], method, level, acceleration[m, k]),
          "method": f"{resamples.method[:-1]}; {name} limits."}
-        for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)])[
-        ["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"]]
+        for m, model in enumerate(resamples.models) for k, metric in enumerate(resamples.metrics)],
+        columns=["model", "metric", "estimate", "low", "high", "n", "n_groups", "n_undefined", "low_mc", "high_mc", "method"])
 
 # %% ../nbs/54_resample.ipynb #047-8f2b1a
 def merge_resamples(

@@ -74,11 +74,37 @@ def test_percentile_p_by_hand():
     assert compare_models(fake(np.zeros(9))).iloc[0]["p_percentile"] == 1
 
 
-def test_monte_carlo_error_of_p_is_the_spread_over_seeds(oracle_scores):
-    tables = [compare_models(bootstrap_metrics(oracle_scores, n=1000, seed=s)) for s in range(60)]
-    spread, claimed = np.std([t["p"] for t in tables], axis=0), np.mean([t["p_mc"] for t in tables], axis=0)
-    some = tables[0]["p"] > 1e-3
-    assert some.any() and np.all((claimed / spread)[some] > .7) and np.all((claimed / spread)[some] < 1.4)
+@pytest.fixture(scope="module")
+def four_models() -> Scores:
+    """Six differences, of which Holm and Benjamini-Hochberg multiply some by the factor of another row."""
+    rng, label = np.random.default_rng(3), np.arange(200) % 2
+    seen = label + rng.normal(size=200)
+    return scores_of(label, **{f"noise {i}": seen + .35 * i ** .5 * rng.normal(size=200) for i in range(4)})
+
+
+@pytest.mark.parametrize("cohort", ["oracle_scores", "four_models"])
+def test_monte_carlo_errors_are_the_spread_over_seeds(cohort, request):
+    scores = request.getfixturevalue(cohort)
+    tables = [compare_models(bootstrap_metrics(scores, n=1000, seed=s)) for s in range(60)]
+    some = tables[0]["p"] > 1e-4
+    assert some.any()
+    for column in ("p", "p_holm", "p_bh"):
+        spread, claimed = np.std([t[column] for t in tables], axis=0), np.mean([t[f"{column}_mc"] for t in tables], axis=0)
+        assert np.all((claimed / spread)[some] > .7) and np.all((claimed / spread)[some] < 1.4), column
+
+
+def test_monte_carlo_errors_of_corrected_p_by_hand():
+    p, error = [.03, .01, .02, .9, np.nan], [.003, .001, .002, .1, .5]
+    table = _corrected([{"p": a, "p_mc": b} for a, b in zip(p, error)])
+    assert table["p_holm"].tolist()[:4] == pytest.approx([.06, .04, .06, .9]) and table["p_bh"].tolist()[:4] == pytest.approx([.04, .04, .04, .9])
+    assert table["p_holm_mc"].tolist()[:4] == pytest.approx([.006, .004, .006, .1])  # 0.02 sets two of them: three times its error
+    assert table["p_bh_mc"].tolist()[:4] == pytest.approx([.004, .004, .004, .1])  # 0.03 sets three of them: 4/3 times its error
+    assert table.iloc[4].drop("p_mc").isna().all()
+    capped = _corrected([{"p": .6, "p_mc": .1}, {"p": .7, "p_mc": .1}])
+    assert capped["p_holm"].tolist() == [1, 1] and capped["p_holm_mc"].tolist() == [0, 0] and capped["p_bh_mc"].tolist() == [.1, .1]
+    assert "p_holm_mc" not in _corrected([{"p": .6}])
+    again = _corrected(capped.drop(columns=["p_holm", "p_bh"])[:1])  # another family: nothing is left of the errors in the old one
+    assert again["p_holm_mc"].tolist() == [.1]
 
 
 def fake(d, estimate=None) -> Resamples:

@@ -293,6 +293,7 @@ def test_a_modality_has_intervals_over_shuffles_and_over_patients(paired):
     ({"X": np.zeros((200, 5, 5))}, "an array of cases by columns.*mapping"),
     ({"metric": "acu"}, "known metric.*Did you mean 'auc'"),
     ({"metric": "macro_auc"}, "a metric for binary scores.*There is: auc"),
+    ({"metric": "auc:mitosis"}, "a metric of all classes. Got 'auc:mitosis'"), ({"metric": "specificity_at_0_sensitivity"}, "from 1 to less than 100 per cent"),
     ({"metric": "harrell_c"}, "a metric for binary scores"),
     ({"metric": "calibration_slope"}, "more, or less, is better"),
     ({"label": (np.ones(200), np.ones(200))}, "a metric for survival scores.*harrell_c"),

@@ -10,7 +10,8 @@ from fusion_nb.metrics import auc, roc_counts
 from fusion_nb.predictions import Scores, read_scores, score_matrix
 from fusion_nb.resample import METRICS, bootstrap_counts, bootstrap_metrics, intervals, jackknife, merge_resamples, metric_named, percentile_limits
 from fusion_nb.schema import DataError
-from test_metrics import SKLEARN, undefined_here
+from fusion_nb.survival import cumulative_dynamic_auc
+from test_metrics import SKLEARN, sk_sensitivity, sk_specificity, undefined_here
 
 ORACLES = Path(__file__).parent / "oracles"
 PROC = json.loads((ORACLES / "proc.json").read_text())
@@ -76,6 +77,20 @@ def test_same_numbers_by_any_number_of_threads_and_by_numpy(stratified):
     assert not np.array_equal(bootstrap_metrics(scores, "auc", n=150, seed=6, stratified=stratified).values, one[..., :1])
 
 
+@pytest.mark.parametrize("models", [2, 5, 12])
+def test_joint_cells_of_many_models_change_no_number(models):
+    """Few joint cells are counted in one pass; those of 12 models would be too many."""
+    rng = np.random.default_rng(0)
+    scores = scores_of(rng.binomial(1, .3, 700), **{f"m{i}": rng.random(700) for i in range(models)})
+    scores = scores.at(dict(zip(scores.models, rng.uniform(.3, .7, models))))
+    names = ("accuracy", "auc", "sensitivity", "f1")
+    assert (len(np.unique(np.c_[scores.label, scores.scores >= scores.thresholds], axis=0)) > 256) == (models == 12)
+    fast, plain = (bootstrap_metrics(scores, names, n=70, threads=t).values for t in (2, 0))
+    assert np.array_equal(fast, plain)
+    alone = bootstrap_metrics(Scores(scores.cases, scores.models[:1], scores.scores[:, :1], thresholds=scores.thresholds[:, :1]), names, n=70).values
+    assert np.array_equal(fast[:, :1], alone)
+
+
 def test_classes_are_drawn_apart_where_their_share_does_not_matter(oracle_scores):
     names = tuple(n for n in SKLEARN)
     drawn, apart, together = (bootstrap_metrics(oracle_scores, names, n=50, stratified=s) for s in (None, True, False))
@@ -84,6 +99,53 @@ def test_classes_are_drawn_apart_where_their_share_does_not_matter(oracle_scores
         assert np.array_equal(drawn.values[..., k], same.values[..., k], equal_nan=True) and drawn.strata[k] == (same is apart), name
     assert "the classes drawn apart for AUC, Specificity at 95% sensitivity" in drawn.method
     assert "20 stratified" in bootstrap_metrics(oracle_scores, "auc", n=20).method and "20 bootstrap" in bootstrap_metrics(oracle_scores, "f1", n=20).method
+
+
+@pytest.mark.parametrize("percent", ["1", "50", "80", "90", "97.5", "99.9"])
+def test_metrics_at_any_percentage_equal_sklearn(oracle_scores, percent):
+    names = (f"specificity_at_{percent}_sensitivity", f"sensitivity_at_{percent}_specificity", "auc")
+    fast, plain = (bootstrap_metrics(oracle_scores, names, n=70, threads=t) for t in (2, 0))
+    assert np.array_equal(fast.values, plain.values) and np.array_equal(fast.estimate, plain.estimate)
+    assert np.array_equal(fast.values[..., 2:], bootstrap_metrics(oracle_scores, "auc", n=70).values)  # the AUC of the kernel of 95%
+    counts, share = bootstrap_counts(oracle_scores.label, n=3), float(percent) / 100
+    for r, drawn in enumerate([np.repeat(np.arange(400), c) for c in counts]):
+        for m, score in enumerate(oracle_scores.scores[drawn].T):
+            want = [f(oracle_scores.label[drawn], score, share) for f in (sk_specificity, sk_sensitivity)]
+            assert fast.values[r, m, :2] == pytest.approx(want, abs=1e-12)
+    assert [metric_named(name).title for name in names] == [f"Specificity at {percent}% sensitivity", f"Sensitivity at {percent}% specificity", "AUC"]
+
+
+def test_a_percentage_is_what_its_digits_say():
+    for percent in (29, 57, 58, 99.9): assert metric_named(f"specificity_at_{percent}_sensitivity").function.keywords["sensitivity"] == float(f"{percent}e-2")
+    by_name, known = metric_named("specificity_at_95_sensitivity"), METRICS["specificity_at_95_sensitivity"]
+    assert by_name is known and metric_named("sensitivity_at_90_specificity:mitosis").title == "Sensitivity at 90% specificity, mitosis"
+
+
+@pytest.mark.parametrize("name, message", [
+    ("specificity_at_0_sensitivity", "a sensitivity from 1 to less than 100 per cent. Got '0'. Write specificity_at_95_sensitivity for 95%"),
+    ("specificity_at_0.95_sensitivity", "Got '0.95'. Write specificity_at_95_sensitivity"), ("sensitivity_at_100_specificity", "a specificity from 1 .*Got '100'"),
+    ("sensitivity_at_-5_specificity", "Got '-5'"), ("specificity_at_ninety_sensitivity", "Got 'ninety'"), ("specificity_at_95%_sensitivity", "Got '95%'"),
+    ("specificity_at_9５_sensitivity", "Got '9５'"), ("specificity_at_95_specificity", "Did you mean 'specificity_at_95_sensitivity'"),
+    ("specificity_at_sensitivity", "known metric"), ("auc_at_", "known metric"), ("auc_at_later", "a time of 0 or more. Got 'later'. Write auc_at_60"),
+    ("auc_at_-1", "Got '-1'"), ("auc_at_1e3", "Got '1e3'")])
+def test_names_with_no_sensible_number_are_refused(name, message):
+    with pytest.raises(DataError, match=message): metric_named(name)
+
+
+def test_time_dependent_auc_by_name():
+    rng = np.random.default_rng(0)
+    time, event, risk = rng.exponential(size=120).round(2) + .01, rng.binomial(1, .7, 120), rng.normal(size=(120, 2))
+    cases = pd.DataFrame({"case_id": np.arange(120).astype(str), "group": None, "fold": 0, "time": time, "event": event})
+    scores = Scores(cases, ("a", "b"), risk)
+    got = bootstrap_metrics(scores, ("auc_at_1", "auc_at_0.5", "harrell_c"), n=70)
+    for k, at in enumerate((1, .5)):
+        counts = bootstrap_counts(event, n=70, stratified=False)
+        want = [cumulative_dynamic_auc(time, event, r, times=[at], counts=counts)[:, 0] for r in risk.T]
+        assert np.array_equal(got.values[:, :, k].T, want, equal_nan=True)
+        assert got.estimate[:, k].tolist() == [cumulative_dynamic_auc(time, event, r, times=[at])[0] for r in risk.T]
+    assert intervals(got).query("metric == 'auc_at_1'").eval("low < estimate < high").all() and metric_named("auc_at_0.5").title == "AUC at time 0.5"
+    with pytest.raises(DataError, match="times before the last time of these cases"): bootstrap_metrics(scores, "auc_at_99", n=9)
+    with pytest.raises(DataError, match="a metric for binary scores"): bootstrap_metrics(scores_of([0, 1], a=[0, 1]), "auc_at_1", n=9)
 
 
 def test_intervals_let_the_share_of_positives_vary():

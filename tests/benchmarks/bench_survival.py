@@ -2,8 +2,9 @@
 
 Jobs: 5,000 bootstrap resamples of 5,000 cases, drawn and evaluated, interval included, on two threads; and one value of 100,000 cases. Compiled
 kernels are warm; what the first call of a new process takes (compiling, then reading from the disk) is told apart. Peers draw rows, and a few
-of their resamples are timed and multiplied. lifelines and scikit-survival are no dependencies: to run them, `pip install` them where this
-runs. R's survival is timed inside R. A peer that is not there is named as absent. Every peer is first checked to give the same number.
+of their resamples are timed and multiplied. lifelines comes with the requirements for development; scikit-survival is no dependency: to run it,
+`pip install` it where this runs. R's survival is timed inside R. A peer that is not there is named as absent. Every peer is first checked to
+give the same number.
 """
 import argparse
 import importlib.util
