@@ -30,7 +30,7 @@ def seeded(
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         yield
 
-# %% ../nbs/40_batches.ipynb #008-5e5a6e
+# %% ../nbs/40_batches.ipynb #008-d22c0f
 @dataclass(frozen=True)
 class FusionData:
     "Images, table and labels of all cases, row by row the same case."
@@ -38,8 +38,7 @@ class FusionData:
     table: np.ndarray # float32 (N, F), after preprocessing; F may be 0
     labels: np.ndarray # (N,): float32 0 or 1; of C > 2 classes int64, 0 to C - 1
 
-    def __post_init__(self):
-        _check_arrays(self.images, self.table, self.labels)
+    def __post_init__(self): _check_arrays(self.images, self.table, self.labels)
 
     def __len__(self): return len(self.labels)
 

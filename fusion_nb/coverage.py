@@ -51,7 +51,7 @@ def _shifts(setting):
     "How much higher the positives score, by model."
     return np.sqrt(2) * norm.ppf([setting.auc] * 3 + [setting.auc - _MARGIN])
 
-# %% ../nbs/63_coverage.ipynb #005-2da73a
+# %% ../nbs/63_coverage.ipynb #006-2da73a
 def _labels(setting, rng):
     "The label and the patient of every case, (N,) each, with a case of each class at least."
     patients = setting.n // setting.per_patient
@@ -73,7 +73,7 @@ def _noise(setting, rng, patient, k):
 
 def _generator(setting, seed): return np.random.default_rng([seed, setting.n, round(1000 * setting.positive), setting.per_patient])
 
-# %% ../nbs/63_coverage.ipynb #006-8ddbe7
+# %% ../nbs/63_coverage.ipynb #007-8ddbe7
 def simulate_scores(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -85,7 +85,7 @@ def simulate_scores(
     cases = pd.DataFrame({"case_id": np.arange(len(patient)).astype(str), "group": patient, "fold": 0, "label": label})
     return Scores(cases, ("a", "b", "c", "worse"), special.expit(special.logit(setting.positive) + shift * score - shift ** 2 / 2)).at(setting.positive)
 
-# %% ../nbs/63_coverage.ipynb #009-2b76b6
+# %% ../nbs/63_coverage.ipynb #010-2b76b6
 def true_values(
     setting: Setting, # how
 ) -> dict: # metric -> its value in an endless cohort
@@ -98,7 +98,7 @@ def true_values(
             "precision": p * half / (p * half + (1 - p) * (1 - half)), "net_benefit": p * half - (1 - p) * (1 - half) * p / (1 - p),
             "brier": quad(loss, -12, 12 + shift)[0], "calibration_intercept": 0.0, "ece": 0.0}
 
-# %% ../nbs/63_coverage.ipynb #012-cea84f
+# %% ../nbs/63_coverage.ipynb #013-cea84f
 def _attempt(function, *args, **options):
     "A table, or None where the method refuses."
     try: return function(*args, **options)
@@ -126,7 +126,7 @@ def cover(
     value = found["metric"].map(truth)
     return found.assign(hit=(found["low"] - 1e-12 <= value) & (value <= found["high"] + 1e-12), defined=found["low"].notna())[["method", "metric", "hit", "defined"]]
 
-# %% ../nbs/63_coverage.ipynb #015-a4d985
+# %% ../nbs/63_coverage.ipynb #016-a4d985
 def _first(resamples, k):
     "The resamples of the first models."
     return replace(resamples, values=resamples.values[:, :k], estimate=resamples.estimate[:k], models=resamples.models[:k])
@@ -137,7 +137,7 @@ def _p(test, scores):
     table = _attempt(test, scores)
     return pd.Series([np.nan]) if table is None else table["p"]
 
-# %% ../nbs/63_coverage.ipynb #016-c12e6a
+# %% ../nbs/63_coverage.ipynb #017-c12e6a
 def reject(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -162,7 +162,7 @@ def reject(
     else: p |= {"McNemar mid-P": mcnemar_compare(pair)["p"], "McNemar exact": mcnemar_compare(pair, method="exact")["p"]}
     return pd.DataFrame([{"method": name, "hit": values.min() <= .05, "defined": values.notna().any()} for name, values in p.items()])
 
-# %% ../nbs/63_coverage.ipynb #019-f33c48
+# %% ../nbs/63_coverage.ipynb #020-f33c48
 _FOLDS, _FEATURES = 5, 5
 
 
@@ -182,7 +182,7 @@ def _auc_difference(x, label, test):
     first, second = (auc(label[test], view[test] @ direction) for view, direction in zip(x, towards))
     return first - second
 
-# %% ../nbs/63_coverage.ipynb #020-982300
+# %% ../nbs/63_coverage.ipynb #021-982300
 def reject_trained(
     setting: Setting, # how
     seed: int, # of this cohort
@@ -203,7 +203,7 @@ def reject_trained(
          f"common t, five folds {n} times": ttest_1samp(d.ravel(), 0).pvalue}
     return pd.DataFrame([{"method": name, "hit": value <= .05, "defined": not np.isnan(value)} for name, value in p.items()])
 
-# %% ../nbs/63_coverage.ipynb #023-f4b49f
+# %% ../nbs/63_coverage.ipynb #024-f4b49f
 def repeat(
     one: Callable, # `cover`, `reject` or `reject_trained`
     setting: Setting, # how

@@ -419,7 +419,7 @@ def _auc(labels, z):
     if z.ndim == 1: return roc_auc_score(labels, z)
     return np.mean([roc_auc_score(labels == c, p) for c, p in enumerate(z.softmax(dim=1).T)])
 
-# %% ../nbs/41_train.ipynb #044-daa5d5
+# %% ../nbs/41_train.ipynb #044-49bfa6
 def _embedded_once(task):
     "Where nothing can change the images' embeddings, neither training nor augmentation, they are made once and not in every epoch."
     if not getattr(task.model, "freeze", False) or task.config.augmentation: return task
@@ -429,7 +429,7 @@ def _embedded_once(task):
     embedded[rows] = found
     return replace(task, data=replace(task.data, images=embedded))
 
-# %% ../nbs/41_train.ipynb #045-6ce16e
+
 def _train(fabric, task, progress):
     "Train from the last checkpoint, or from the beginning, to the end: history and best weights."
     config, model = task.config, task.model
@@ -454,7 +454,7 @@ def _train(fabric, task, progress):
     bar.close()
     return history, best
 
-# %% ../nbs/41_train.ipynb #047-fce390
+# %% ../nbs/41_train.ipynb #046-fce390
 def _fabric(config):
     "Lightning Fabric for these settings."
     several = "ddp_notebook" if hasattr(sys, "ps1") else "ddp_spawn"
@@ -484,7 +484,7 @@ def _prepare(folder, devices):
     for left in Path(folder).glob(".*.safetensors"): left.unlink()
     return check_writable(folder)
 
-# %% ../nbs/41_train.ipynb #049-9ebff7
+# %% ../nbs/41_train.ipynb #048-9ebff7
 def fit(
     model: nn.Module, # `forward(image, table)` -> dict of logits; ends with the best weights, on the device
     data: FusionData, # all cases
