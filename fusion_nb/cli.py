@@ -109,7 +109,7 @@ def _add_command(commands, name, do, text, stopped="the same command goes on whe
     command.set_defaults(do=do, stopped=stopped)
     return command
 
-# %% ../nbs/74_cli.ipynb #010-219423
+# %% ../nbs/74_cli.ipynb #010-d98a13
 _COMPARE = """examples:
   fusion-nb compare model.csv --label y_true --score y_prob
                                       one model: its metrics with their intervals
@@ -129,6 +129,8 @@ def _metric_names():
 
     width = max(map(len, METRICS))
     lines = [f"  {name:{width}}  {metric.title} ({', '.join(metric.kinds)})" for name, metric in METRICS.items()]
+    numbered = {"specificity_at_P_sensitivity": "at any sensitivity of P per cent; so sensitivity_at_P_specificity", "auc_at_T": "time-dependent AUC at time T (survival)"}
+    lines += [f"  {name:{width}}  {text}" for name, text in numbered.items()]
     return "\n".join(["\nmetrics:", *lines, f"  {'auc:CLASS':{width}}  the same of one class against the rest; so with the other binary ones", ""])
 
 # %% ../nbs/74_cli.ipynb #011-bf82ab

@@ -72,7 +72,7 @@ def _corrected(rows):  # -> DataFrame
             table.insert(table.columns.get_loc("p_mc") + 1, f"{name}_mc", both[1])
     return table
 
-# %% ../nbs/55_compare.ipynb #007-dcd692
+# %% ../nbs/55_compare.ipynb #007-49d4e8
 def _max_t(d, difference, z):  # (R, P), (P,), (P,) -> (P,)
     "P of each |z| against the largest of all pairs; NaN where a pair has no spread."
     sd = np.array([_spread(column) for column in d.T])
@@ -95,8 +95,8 @@ def compare_models(
 
     Two-sided normal P of difference / sd of its resamples (R: `pROC::roc.test(method="bootstrap")`), corrected over the rows of
     this table (R: `p.adjust`; max-T: Westfall and Young 1993). With a metric where lower is better, a negative difference favours `model_a`.
-    The normal approximation needs a few dozen units of each class: with about ten positives it rejects 7% of true null
-    hypotheses, 14% if they are of five patients, and with two or three over 20% (study `coverage_and_size`); `permutation_compare` keeps its level."""
+    The normal approximation needs a few dozen units of each class: with about ten positives it rejects 8% of true null
+    hypotheses, 14% if they are of five patients, and with two or three 21% (study `coverage_and_size`); `permutation_compare` keeps its level."""
     values, estimate = resamples.of(metric)
     pairs = np.array(_pairs(resamples.models, reference))
     d, difference = values[:, pairs[:, 0]] - values[:, pairs[:, 1]], estimate[pairs[:, 0]] - estimate[pairs[:, 1]]

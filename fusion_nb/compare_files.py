@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Settings', 'FileComparison', 'compare_files', 'report_html', 'check_out', 'write_comparison']
 
-# %% ../nbs/73_compare_files.ipynb #002-a9bb95
+# %% ../nbs/73_compare_files.ipynb #002-852708
 import base64
 import os
 import re
@@ -30,7 +30,7 @@ from matplotlib.text import Text
 from .compare import claim, compare_models
 from .curves import decision_bands, plot_decision_curve, plot_precision_recall, plot_reliability, precision_recall_bands, reliability_bins
 from .delong import delong_compare
-from .figures import _PERCENT, interval_text, plot_differences, plot_roc, readable, roc_bands, save_figure
+from .figures import _in_percent, interval_text, plot_differences, plot_roc, readable, roc_bands, save_figure
 from .paired_tests import permutation_compare
 from .predictions import Scores, read_scores, score_matrix
 from .resample import METRICS, bootstrap_metrics, intervals, metric_named
@@ -162,8 +162,8 @@ def _compare(scores, resamples, settings):  # -> DataFrame, notes
             except DataError as e: notes.append(f"{name}: not done. Expected {e.expected}. Got {e.got}.")  # what it advises is done already
     return pd.concat(tables, ignore_index=True), notes
 
-# %% ../nbs/73_compare_files.ipynb #016-dd79d1
-def _percent(metric): return f"{metric_named(metric).title}{' (%)' * (metric in _PERCENT)}"
+# %% ../nbs/73_compare_files.ipynb #016-65b840
+def _percent(metric): return f"{metric_named(metric).title}{' (%)' * (_in_percent(metric))}"
 
 
 def _at_level(text, level): return text.replace("95% interval", f"{100 * level:g}% interval").replace("95% bootstrap", f"{100 * level:g}% bootstrap")
@@ -217,7 +217,7 @@ def _interval_notes(metrics, level):  # -> sentences
         note = _at_level(interval_note(rows), level)
         yield note if len(groups) == 1 and method != _WHY_NONE else f"{_titles(rows['metric'])}: {note.partition('; ')[2]}"
 
-# %% ../nbs/73_compare_files.ipynb #019-85949b
+# %% ../nbs/73_compare_files.ipynb #019-9552c7
 def _up(x):  # -> "0.0004"
     "One digit, rounded up; 0.0001 at least."
     step = 10.0 ** np.floor(np.log10(max(x, 1e-4)) + 1e-9)
@@ -227,7 +227,7 @@ def _up(x):  # -> "0.0004"
 def _monte_carlo(*tables):  # -> sentence, or ""
     "How far another seed would move the limits and P, at most."
     rows = pd.concat([table.reindex(columns=["metric", "low_mc", "high_mc", "p_mc"]) for table in tables if len(table)])
-    limits, percent = rows[["low_mc", "high_mc"]].astype(float).max(axis=1), rows["metric"].isin(_PERCENT)
+    limits, percent = rows[["low_mc", "high_mc"]].astype(float).max(axis=1), rows["metric"].map(_in_percent).astype(bool)
     largest = {"a limit": limits[~percent].max(), "a limit in per cent": 100 * limits[percent].max(), "P": rows["p_mc"].astype(float).max()}
     parts = [f"of {what} at most {_up(x)}" for what, x in largest.items() if not np.isnan(x)]
     return f"Monte Carlo standard error {', '.join(parts)}." if parts else ""

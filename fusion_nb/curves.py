@@ -6,7 +6,7 @@
 __all__ = ['precision_recall_bands', 'plot_precision_recall', 'reliability_bins', 'plot_reliability', 'decision_bands',
            'plot_decision_curve', 'plot_resamples', 'plot_rates']
 
-# %% ../nbs/66_curves.ipynb #002-3cdf2b
+# %% ../nbs/66_curves.ipynb #002-b462a0
 from functools import partial
 from textwrap import wrap
 
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .calibration import decision_curve, reliability_points
-from .figures import (_COLOURS, _FAINT, _INK, _LINES, _PERCENT, _aim, _bands, _chosen, _chosen_curves, _draw_curves, _head,
+from .figures import (_COLOURS, _FAINT, _INK, _LINES, _in_percent, _aim, _bands, _chosen, _chosen_curves, _draw_curves, _head,
                                _legend_beside, _looks, _page, _sample, _stamp, _styled, _two_classes, _winner, _with_interval, interval_text,
                                readable)
 from .predictions import Scores
@@ -236,7 +236,7 @@ def _resampled_note(resamples, rows, pair, level):
     note += f"\nDot: estimate; bar: {100 * level:.3g}% percentile limits"
     return note + (f"; {100 * np.mean(rows[0][1] <= 0):.3g}% of the resamples at or below 0" if pair else "")
 
-# %% ../nbs/66_curves.ipynb #029-ec12de
+# %% ../nbs/66_curves.ipynb #029-acf345
 @_styled()
 def plot_resamples(
     resamples: Resamples, # of `bootstrap_metrics`
@@ -249,7 +249,7 @@ def plot_resamples(
     ax: Axes | None = None, # draw here; None: on a page of its own
 ) -> Axes: # drawn
     "The bootstrap distribution of a metric, a hill per model, or that of the paired difference of two."
-    rows, scale = _resampled_rows(resamples, metric, models, pair, level), 100 if metric in _PERCENT else 1
+    rows, scale = _resampled_rows(resamples, metric, models, pair, level), 100 if _in_percent(metric) else 1
     colours = {readable(m): look["color"] for m, look in _looks(resamples.models).items()}
     ax = _page(ax, 1.3 + 0.55 * len(rows) + 0.4 * (pair is not None))
     if pair: ax.axvline(0, color=_INK, linewidth=1, zorder=1)

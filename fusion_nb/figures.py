@@ -6,7 +6,8 @@
 __all__ = ['readable', 'interval_text', 'roc_bands', 'plot_roc', 'plot_intervals', 'plot_differences', 'plot_importance',
            'plot_training', 'plot_examples', 'save_figure']
 
-# %% ../nbs/64_figures.ipynb #002-d1c451
+# %% ../nbs/64_figures.ipynb #002-dcd5c1
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -53,8 +54,9 @@ def _looks(names):  # -> name -> keyword arguments of a line: color, linestyle, 
     "A colour, line and marker for each name, by its place; seven colours and six lines repeat together only after 42 names."
     return {n: {"color": c, "linestyle": l, "marker": m} for n, c, l, m in zip(names, cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS))}
 
-# %% ../nbs/64_figures.ipynb #005-cc0264
-_PERCENT = ("specificity_at_95_sensitivity", "sensitivity_at_95_specificity")  # metrics that the field reads in per cent
+# %% ../nbs/64_figures.ipynb #005-becdc7
+def _in_percent(metric):  # metrics that the field reads in per cent
+    return re.fullmatch("(specificity_at_.+_sensitivity|sensitivity_at_.+_specificity)", metric) is not None
 
 
 def readable(
@@ -75,7 +77,7 @@ def interval_text(
 ) -> str: # "0.849 [0.834, 0.864]"
     "An estimate with its interval, as it stands in a table."
     if np.isnan([estimate, low, high]).any(): return "not defined"
-    form, scale = (".1f", 100) if metric in _PERCENT else (".3f", 1)
+    form, scale = (".1f", 100) if _in_percent(metric) else (".3f", 1)
     sign = "+" if signed else ""
     return "{0:{3}} [{1:{3}}, {2:{3}}]".format(*(scale * v for v in (estimate, low, high)), sign + form).replace("-", "\N{MINUS SIGN}")
 
@@ -247,7 +249,7 @@ def _forest(ax, rows, labels, *, estimate, filled, scale=1):
     ax.tick_params(axis="y", length=0)
     sns.despine(ax=ax, left=True)
 
-# %% ../nbs/64_figures.ipynb #024-ada80e
+# %% ../nbs/64_figures.ipynb #024-806a9d
 @_styled()
 def plot_intervals(
     intervals: pd.DataFrame, # from `resample.intervals`
@@ -260,14 +262,14 @@ def plot_intervals(
     rows = _rows_of(intervals, metric)
     check_columns(rows, ["model", "estimate"], "the table of the metrics")
     rows["text"] = [interval_text(e, l, h, metric=metric) for e, l, h in zip(rows["estimate"], rows["low"], rows["high"])]
-    ax, scale = _page(ax, 1.25 + 0.3 * len(rows)), 100 if metric in _PERCENT else 1
+    ax, scale = _page(ax, 1.25 + 0.3 * len(rows)), 100 if _in_percent(metric) else 1
     if metric == "auc" and rows["low"].min() < 0.6: ax.axvline(0.5, color=_FAINT, linewidth=0.8, linestyle=_LINES[3])
     _forest(ax, rows, [readable(m) for m in rows["model"]], estimate="estimate", filled=np.ones(len(rows), bool), scale=scale)
     title = metric_named(metric).title
     ax.set_xlabel(f"{title}{' (%)' if scale == 100 else ''}, {_aim(metric)}")
     return _head(ax, title, f"{_sample(rows)}; bars: 95% bootstrap intervals", synthetic)
 
-# %% ../nbs/64_figures.ipynb #028-680d47
+# %% ../nbs/64_figures.ipynb #028-84193e
 def _against(comparison, reference):  # -> model_a minus model_b, model_b being the reference
     "The pairs with `reference`, turned into every other model minus the reference."
     if reference is None: return comparison
@@ -291,7 +293,7 @@ def plot_differences(
     "Paired differences with their 95% intervals; filled where P is below 0.05 after Holm's correction over all pairs of the table."
     check_columns(comparison, ["model_a", "model_b", "metric", "difference", "low", "high", "p_holm"], "the comparison")
     rows = _against(_rows_of(comparison, metric), reference)
-    scale = 100 if metric in _PERCENT else 1
+    scale = 100 if _in_percent(metric) else 1
     rows["text"] = [interval_text(*r, metric=metric, signed=True) for r in rows[["difference", "low", "high"]].to_numpy()]
     ax = _page(ax, 1.5 + 0.27 * len(rows))
     ax.axvline(0, color=_FAINT, linewidth=0.8)

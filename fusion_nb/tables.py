@@ -6,14 +6,14 @@
 __all__ = ['cohort_table', 'missingness', 'results_table', 'p_text', 'comparison_table', 'examples_of', 'HtmlTable', 'table_html',
            'interval_note', 'save_table']
 
-# %% ../nbs/65_tables.ipynb #002-8031bf
+# %% ../nbs/65_tables.ipynb #002-c7db7c
 from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .figures import _PERCENT, interval_text, readable
+from .figures import _in_percent, interval_text, readable
 from .predictions import Scores
 from .resample import metric_named
 from .runs import atomic_path
@@ -92,7 +92,7 @@ def missingness(
 
 def _share(label): return f"{label.sum()} of {len(label)} ({label.mean():.0%})" if len(label) else "–"
 
-# %% ../nbs/65_tables.ipynb #016-84e3e7
+# %% ../nbs/65_tables.ipynb #016-218b39
 def _wide(rows):  # -> by metric
     "One model's metrics as texts."
     texts = {r.metric: interval_text(r.estimate, r.low, r.high, metric=r.metric) for r in rows.itertuples()}
@@ -110,7 +110,7 @@ def results_table(
     if intervals.empty: raise DataError("at least one model", "an empty table")
     models = intervals.groupby("model", sort=False)
     table = pd.DataFrame({m: _wide(rows) for m, rows in models}).T[list(intervals["metric"].unique())]
-    table.columns = [metric_named(m).title + (" (%)" if m in _PERCENT else "") for m in table.columns]
+    table.columns = [metric_named(m).title + (" (%)" if _in_percent(m) else "") for m in table.columns]
     if by_seed is not None: table[f"{metric_named(seed_metric).title} over seeds, mean ± sd"] = [_over_seeds(by_seed, m, seed_metric) for m in table.index]
     sizes = models[["n", "n_groups"]].first()
     table["Cases"], table["Patients"] = [[f"{v:,.0f}" if pd.notna(v) else "unknown" for v in sizes[c]] for c in sizes]
@@ -122,7 +122,7 @@ def _over_seeds(by_seed, model, metric):  # -> "0.846 ± 0.004 (5)"
     "Mean and standard deviation over the seeds, and how many there were."
     check_columns(by_seed, ["model", "metric", "estimate"], "the table of the seeds")
     values = by_seed.loc[(by_seed["model"] == model) & (by_seed["metric"] == metric), "estimate"]
-    scale, form = (100, ".1f") if metric in _PERCENT else (1, ".3f")
+    scale, form = (100, ".1f") if _in_percent(metric) else (1, ".3f")
     if len(values) < 2: return "–"  # one seed has no spread
     return f"{scale * values.mean():{form}} ± {scale * values.std():{form}} ({len(values)})"
 

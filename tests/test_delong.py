@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
-from fusion_nb.compare import claim
+from fusion_nb.compare import claim, compare_models
 from fusion_nb.delong import delong, delong_compare, delong_intervals, delong_omnibus
 from fusion_nb.metrics import auc
 from fusion_nb.predictions import Scores, read_scores, score_matrix
@@ -366,3 +366,9 @@ def test_the_docstrings_warn_of_few_cases_as_measured(repo):
     for f, what in ((delong_intervals, "coverage"), (delong_compare, "size")):
         for cases in ("one case per patient", "2 cases per patient"):
             assert f"{rates[what, f'n = 200, 5% positive, {cases}']:.0%}" in f.__doc__, (what, cases)
+
+
+def test_the_docstring_of_the_bootstrap_warns_as_measured(repo):
+    rates = pd.read_csv(repo / "nbs/studies/results/coverage_and_size.csv").query("what == 'size' and method == 'paired bootstrap, z'").set_index("setting")["rate"]
+    for setting in ("n = 200, 5% positive, one case per patient", "n = 200, 5% positive, 2 cases per patient", "n = 50, 5% positive, one case per patient"):
+        assert f"{rates[setting]:.0%}" in compare_models.__doc__, setting

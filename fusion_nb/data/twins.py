@@ -471,12 +471,12 @@ def _weighted_auc(score, share):
     "The AUC of cells of which this share is positive; rounded scores, because equal ones differ in the last digit."
     return roc_auc_score(np.repeat([1, 0], share.size), np.tile(score.ravel().round(12), 2), sample_weight=np.r_[share.ravel(), 1 - share.ravel()])
 
-# %% ../../nbs/19_data_twins.ipynb #043-821e11
+# %% ../../nbs/19_data_twins.ipynb #043-27361a
 def _draw_pictures(spec, truth, folder):
-    "A picture and a file of one dot per patient; every patient is a case with a stain of its own."
+    "A picture and a file of one dot per patient; one laboratory stained them all, as it is fusion that is asked about here, not stain."
     for name in ("images", "groundTruth"): (folder / name).mkdir(parents=True)
     for i, (a, label) in enumerate(zip(truth["appearance"], truth["label"])):
-        pixels = draw_patch(int(a), case_seed=[spec.seed, 21, i], seed=[spec.seed, 22, i], size=spec.size + 32)
+        pixels = draw_patch(int(a), case_seed=[spec.seed, 21], seed=[spec.seed, 22, i], size=spec.size + 32)
         Image.fromarray(pixels).save(folder / "images" / f"Case_{i + 1}-01.png")
         dots = dict.fromkeys(CLASSES, []) | {PATCH_CLASSES[label]: [{"x": 0.5, "y": 0.5}]}
         (folder / "groundTruth" / f"Case_{i + 1}-01.json").write_text(json.dumps(dots))
