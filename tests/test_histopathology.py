@@ -1,0 +1,90 @@
+"""The study of patches and records from end to end, small: on synthetic pictures with the real rows of the MIMIC demo, and on twins of both."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusion_nb.launch import check_parameters, read_parameters, run_study
+from fusion_nb.runs import read_json
+
+STUDY = "histopathology_ehr"
+SMALL = {"dot_scale": .002, "at_least": 60, "image_models": ["small_cnn"], "epochs": 3, "fusion_epochs": 3, "n_resamples": 100, "explained": 1}
+
+
+def only_run(out): return next(path.parent for path in out.glob("*/*/record.json"))
+
+
+@pytest.fixture(scope="module")
+def demo_run(data_dir, tmp_path_factory):
+    """Synthetic pictures, real admissions, no true pairs."""
+    if not (data_dir / "mimic_iv_demo").is_dir(): pytest.skip("no mimic_iv_demo in FUSION_NB_DATA")
+    out = tmp_path_factory.mktemp("demo")
+    run_study(STUDY, params={**SMALL, "icd": [], "true_pairs": 0, "record_dir": str(data_dir / "mimic_iv_demo")}, out=out, progress=False)
+    return only_run(out)
+
+
+@pytest.fixture(scope="module")
+def twin_run(tmp_path_factory):
+    """Twins of both, and true pairs."""
+    out = tmp_path_factory.mktemp("twins")
+    run_study(STUDY, params={**SMALL, "n_patients": 500, "true_pairs": 150}, out=out, progress=False)
+    return only_run(out)
+
+
+def test_real_records_come_to_predictions_with_intervals(demo_run):
+    rows = pd.read_csv(demo_run / "tables" / "results_records.csv")
+    assert set(rows["Model"]) == {"Table only", "Trees"} and rows["This run [95% interval]"].str.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]").all()
+    pred = pd.read_parquet(demo_run / "predictions_records.parquet")
+    test = pred[pred["split"] == "test"]
+    assert pred["case_id"].nunique() == 275 and pred.drop_duplicates("case_id")["label"].sum() == 15
+    assert not set(test["group"]) & set(pred[pred["split"] == "train"]["group"]) and test["score_died in hospital"].between(0, 1).all()
+
+
+def test_without_true_pairs_no_gain_is_claimed(demo_run, twin_run):
+    for run in (demo_run, twin_run):
+        assert "without true pairs it may not be claimed that fusion helps" in read_json(run / "summary.json")["headline"].lower()
+        assert "Pairing &#x27;random&#x27;" in (run / "report.html").read_text() or "Pairing 'random'" in (run / "report.html").read_text()
+
+
+def test_every_number_has_its_row_and_interval(twin_run):
+    audit = pd.read_parquet(twin_run / "pairing_audit.parquet")
+    assert set(audit["policy"]) == {"random", "label_matched"} and (audit["low"] <= audit["high"]).all() and (audit["n"] > 0).all()
+    true = pd.read_parquet(twin_run / "pairing_audit_true_pairs.parquet")
+    assert set(true["policy"]) == {"patient", "random", "label_matched"}
+    split = pd.read_parquet(twin_run / "split_audit.parquet")
+    assert set(split["split"]) == {"patch", "case", "patch - case"}
+    assert {"results_patches", "results_records", "results_fusion", "pairing_audit", "split_audit", "contradictions"} <= {p.stem for p in (twin_run / "tables").glob("*.csv")}
+    assert {"confusion_patches", "roc_patches", "training_loss", "gradcam", "sanity", "shap_beeswarm", "shap_high", "shap_low", "metric_bars", "flow", "modality_share"} <= {p.stem for p in (twin_run / "figures").glob("*.svg")}
+
+
+def test_contradictions_stand_in_the_report(twin_run):
+    found = pd.read_parquet(twin_run / "contradictions.parquet")
+    assert found["sentence"].str.contains("0.927").any() and found["sentence"].str.contains("6.7 million").any() and len(found) > 20
+
+
+def test_synthetic_is_said(twin_run):
+    assert read_json(twin_run / "summary.json")["synthetic"] is True
+    for name in ("results_patches", "results_records", "results_fusion", "pairing_audit", "split_audit"):
+        assert "synthetic data" in (twin_run / "tables" / f"{name}.html").read_text()
+    assert "synthetic" not in (twin_run / "tables" / "contradictions.html").read_text().lower().replace("synthetic patch", ""), "the paper's numbers are not ours"
+
+
+def test_heatmaps_lie_in_folders_of_their_class(twin_run):
+    assert {p.name for p in (twin_run / "heatmaps").iterdir() if p.is_dir()} == {"mitosis", "tumor", "non_tumor"}
+
+
+@pytest.mark.parametrize("file", ["brecahad_mimiciv", "mimic_demo"])
+def test_committed_parameters_are_known(repo, file):
+    studies = repo / "nbs" / "studies"
+    assert check_parameters(read_parameters(studies / "params" / f"{file}.yaml"), studies / f"{STUDY}.ipynb")
+
+
+@pytest.mark.slow
+def test_the_twin_shows_what_it_was_built_to_show(tmp_path):
+    run_study(STUDY, params={}, out=tmp_path, progress=False)
+    run = only_run(tmp_path)
+    audit = pd.read_parquet(run / "pairing_audit.parquet").query("metric == 'macro_auc' and model == 'embedding_concat'").set_index("policy")
+    assert audit.loc["label_matched", "gain_low"] > 0 > audit.loc["random", "gain_low"]
+    true = pd.read_parquet(run / "pairing_audit_true_pairs.parquet").query("metric == 'macro_auc' and model == 'embedding_concat'").set_index("policy")
+    assert true.loc["patient", "gain_low"] > 0 > true.loc["random", "gain"]
+    split = pd.read_parquet(run / "split_audit.parquet").set_index(["split", "model"])
+    assert split.loc[("patch - case", "resnet18"), "low"] > 0 and np.isfinite(split["estimate"]).all()
