@@ -230,18 +230,34 @@ def network_shap(
     values, base, output = (np.array(part) for part in zip(*found))
     return _check_additive(shap.Explanation(values, base, table, feature_names=list(names)), output)
 
-# %% ../nbs/43_attribution.ipynb #029-b12ad6
+# %% ../nbs/43_attribution.ipynb #029-eb3dd5
 def by_variable(
     explanation: shap.Explanation, # from `network_shap` or `tree_shap`
     columns_of: Mapping, # variable -> positions of its columns: `TablePreprocessor.columns_of`
-) -> shap.Explanation: # a column per variable; its data is NaN where the variable owns several columns
+) -> shap.Explanation: # a column per variable; `data`: its number, NaN for one with categories; `display_data`: what a reader should see
     "Sum the values of the columns that belong to one variable."
     owned = [list(columns) for columns in columns_of.values()]
     if sorted(c for columns in owned for c in columns) != list(range(explanation.values.shape[1])):
         raise DataError(f"every one of {explanation.values.shape[1]} columns in one variable", f"{columns_of}")
     values = np.stack([explanation.values[:, columns].sum(axis=1) for columns in owned], axis=1)
-    shown = np.stack([explanation.data[:, c[0]] if len(c) == 1 else np.full(len(values), np.nan) for c in owned], axis=1)
-    return shap.Explanation(values, explanation.base_values, shown, feature_names=list(columns_of))
+    numbers = [_is_number(explanation, name, columns) for name, columns in zip(columns_of, owned)]
+    data = np.stack([explanation.data[:, c[0]] if number else np.full(len(values), np.nan) for number, c in zip(numbers, owned)], axis=1)
+    shown = np.stack([_numbers_shown(data[:, i]) if number else _levels_shown(explanation, c) for i, (number, c) in enumerate(zip(numbers, owned))], axis=1)
+    return shap.Explanation(values, explanation.base_values, data, display_data=shown, feature_names=list(columns_of))
+
+
+def _is_number(explanation, name, columns):
+    "Whether the variable is one number, with or without a column that marks its gaps."
+    return len(columns) == 1 or [explanation.feature_names[c] for c in columns] == [name, f"{name} (missing)"]
+
+
+def _numbers_shown(column): return np.array(["not recorded" if np.isnan(x) else f"{x:.4g}" for x in column], dtype=object)
+
+
+def _levels_shown(explanation, columns):
+    "The names of the categories, from columns called variable=category."
+    levels, rows = [explanation.feature_names[c].partition("=")[2] for c in columns], explanation.data[:, columns]
+    return np.array([", ".join(l for l, x in zip(levels, row) if l and x > .5) or "not recorded" for row in rows], dtype=object)
 
 # %% ../nbs/43_attribution.ipynb #032-5f2715
 def tree_shap(

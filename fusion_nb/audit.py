@@ -240,7 +240,7 @@ def audit_models(
         tables.append(_table(_with_reference(lines, reference, metrics), scores, metrics))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/60_audit.ipynb #031-dee557
+# %% ../nbs/60_audit.ipynb #031-6e75b7
 def _mover(a, low_a, high_a, b, low_b, high_b):  # -> low, high of a - b
     "Limits of the difference of two estimates from the limits of each."
     d = a - b
@@ -252,9 +252,9 @@ def _state(row):  # "gain", "loss", "none"; None where the policy was not audite
     return None if row is None else "gain" if row["gain_low"] > 0 else "loss" if row["gain_high"] < 0 else "none"
 
 
-def _level(true, matched):  # "above", "below" or "like"
-    "The gain of true pairs against that of label-matched ones."
-    low, high = _mover(*(row[c] for row in (true, matched) for c in ("gain", "gain_low", "gain_high")))
+def _level(one, other):  # "above", "below" or "like"
+    "The gain under one policy against that under another."
+    low, high = _mover(*(row[c] for row in (one, other) for c in ("gain", "gain_low", "gain_high")))
     return "above" if low > 0 else "below" if high < 0 else "like"
 
 
@@ -268,17 +268,20 @@ def _chosen(audit, metric):  # -> {policy: row of the fused model}, metric
     if not found: raise DataError("a fused model in the audit", "none", "Take the whole table of audit_predictions or audit_models.")
     return {policy: found.get(policy) for policy in POLICIES}, metric
 
-# %% ../nbs/60_audit.ipynb #032-04db6c
+# %% ../nbs/60_audit.ipynb #032-fbe057
 _NOT_RECORDS = ("There is a gain even with records drawn at random, which know nothing of the image: it does not come from the records. "
                 "Look at what else the models differ in (size, training, another leak).")
 _LEAK = "it is there where the pairing hands over the class and not where records are drawn at random. It is a leak of the label, not fusion."
 
 
-def _without_pairs(matched, random):
-    "What can be said without true pairs."
+def _without_pairs(matched, random, apart):
+    "What can be said without true pairs; `apart`: the label-matched gain against that at random."
     if random == "gain": return _NOT_RECORDS
     if matched == "gain" and random is None:
         return "The gain is what label-matched pairing produces by itself; records drawn at random, which would tell a leak of the label from anything else, were not audited."
+    if matched == "gain" and apart != "above":
+        return ("A gain was shown with label-matched records and none with records at random, but the two gains were not shown to differ: whether the pairing "
+                "made the gain cannot be told from these data.")
     if matched == "gain": return f"The gain is what label-matched pairing alone produces: {_LEAK}"
     if matched is None: return "No gain was shown with records drawn at random, and none can be there; no other pairing was audited."
     return "No gain was shown under any pairing, not even where the pairing hands over the class."
@@ -313,7 +316,7 @@ def _predicted(audit, metric):
     rows = rows[rows["policy"].isin([_ALONE, "label_matched"])]
     return [] if rows.empty else [f"Two modalities that are independent within each class would give {rows['estimate'].iloc[0]:.3f}."]
 
-# %% ../nbs/60_audit.ipynb #034-69bf49
+# %% ../nbs/60_audit.ipynb #034-52584f
 def claim_allowed(
     audit: pd.DataFrame, # of `audit_predictions` or `audit_models`
     *,
@@ -335,7 +338,8 @@ def pairing_verdict(
     rows, metric = _chosen(audit, metric)
     true, random, matched = (_state(rows[policy]) for policy in POLICIES)
     level = _level(rows["patient"], rows["label_matched"]) if true and matched else None
-    meaning = _with_pairs(true, matched, random, level) if true else _without_pairs(matched, random)
+    apart = _level(rows["label_matched"], rows["random"]) if matched and random else None
+    meaning = _with_pairs(true, matched, random, level) if true else _without_pairs(matched, random, apart)
     if claim_allowed(audit, metric=metric): end = "It may be claimed that fusion helps, on true pairs."
     elif true: end = "It may not be claimed that fusion helps."
     else: end = "Without true pairs it may not be claimed that fusion helps: images and records of different patients show how a model was built, not what a patient gains."

@@ -294,7 +294,7 @@ def plot_shap_bars(
     if values.shape[1] > 1: ax.legend(loc="lower right")
     return _head(ax, "How far each variable moves the score", f"{len(explanation.values):,} cases", synthetic)
 
-# %% ../nbs/69_explain_figures.ipynb #032-9e9459
+# %% ../nbs/69_explain_figures.ipynb #032-e05859
 def _chosen_case(explanation, case):  # -> position
     "The case of the highest or lowest score, or the one named."
     total = explanation.values.sum(axis=1) + explanation.base_values
@@ -308,7 +308,7 @@ def _steps(explanation, case, names, top):  # -> labels, values, the largest fir
     values, data = explanation.values[case], explanation.data[case]
     order = np.argsort(-np.abs(values), kind="stable")
     kept, rest = order[:top if len(values) <= top else top - 1], order[len(values) if len(values) <= top else top - 1:]
-    shown = ["not recorded" if np.isnan(data[i]) else f"{data[i]:.4g}" for i in kept]
+    shown = ["not recorded" if np.isnan(data[i]) else f"{data[i]:.4g}" for i in kept] if explanation.display_data is None else explanation.display_data[case][kept]
     labels = [f"{names[i]} = {value}" for i, value in zip(kept, shown)]
     return labels + ([f"{len(rest)} other variables"] if len(rest) else []), np.append(values[kept], values[rest].sum() if len(rest) else [])
 

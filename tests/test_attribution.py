@@ -287,6 +287,14 @@ def test_variables_of_several_columns():
         with pytest.raises(DataError, match="in one variable"): by_variable(found, wrong)
 
 
+def test_a_variable_with_a_gap_column_keeps_its_number_and_one_with_categories_its_names():
+    data = np.array([[61.5, 0, 1, 0], [np.nan, 1, 0, 1], [44, 0, np.nan, np.nan]])
+    found = shap.Explanation(np.ones((3, 4)), np.zeros(3), data, feature_names=["age", "age (missing)", "race=white", "race=black"])
+    joined = by_variable(found, {"age": [0, 1], "race": [2, 3]})
+    assert joined.values.tolist() == [[2, 2]] * 3 and np.array_equal(joined.data[:, 0], data[:, 0], equal_nan=True)
+    assert joined.display_data.tolist() == [["61.5", "white"], ["not recorded", "black"], ["44", "not recorded"]]
+
+
 # ---- trees
 
 def trained(objective, n_classes, gaps=0.1, stop=None):

@@ -331,6 +331,11 @@ def test_the_verdict_in_every_constellation(patient, random, matched):
     if patient == matched == "absent": assert "none can be there" in said
 
 
+def test_a_gain_beside_one_not_shown_is_no_difference_of_gains():
+    said = pairing_verdict(made(random=(.044, .07), label_matched=(.039, .02)))
+    assert "the two gains were not shown to differ" in said and LEAK not in said and "Without true pairs it may not be claimed" in said
+
+
 @pytest.mark.parametrize("true, matched, says", [
     ((.10, .02), (.05, .02), "above what label-matched pairing produces.*an interaction"),
     ((.03, .02), (.10, .02), "below what label-matched pairing produces.*repeat one another.*overstated"),
