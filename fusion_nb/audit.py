@@ -240,7 +240,10 @@ def audit_models(
         tables.append(_table(_with_reference(lines, reference, metrics), scores, metrics))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/60_audit.ipynb #031-6e75b7
+# %% ../nbs/60_audit.ipynb #031-bd3183
+_FEW = 20  # groups; see nbs/studies/coverage_and_size.ipynb
+
+
 def _mover(a, low_a, high_a, b, low_b, high_b):  # -> low, high of a - b
     "Limits of the difference of two estimates from the limits of each."
     d = a - b
@@ -316,15 +319,27 @@ def _predicted(audit, metric):
     rows = rows[rows["policy"].isin([_ALONE, "label_matched"])]
     return [] if rows.empty else [f"Two modalities that are independent within each class would give {rows['estimate'].iloc[0]:.3f}."]
 
-# %% ../nbs/60_audit.ipynb #034-52584f
+# %% ../nbs/60_audit.ipynb #034-d9aa6e
 def claim_allowed(
     audit: pd.DataFrame, # of `audit_predictions` or `audit_models`
     *,
     metric: str | None = None, # of the audit; None: its first
 ) -> bool: # True: true pairs show a gain, and records at random do not
-    "May a gain of fusion be claimed without a qualification?"
-    rows, _ = _chosen(audit, metric)
-    return _state(rows["patient"]) == "gain" and _state(rows["random"]) != "gain"
+    "May a gain of fusion be claimed without a qualification? Only one over the best single modality of the true pairs."
+    rows, metric = _chosen(audit, metric)
+    return _state(rows["patient"]) == "gain" and _state(rows["random"]) != "gain" and _against_the_best(audit, rows["patient"], metric)
+
+
+def _against_the_best(audit, row, metric):
+    "Whether the fusion was compared with the better one of the single modalities; True where the audit does not hold them."
+    single = audit[(audit["role"] == "single") & (audit["metric"] == metric) & audit["policy"].isin([_ALONE, row["policy"]])]
+    return single.empty or row["against"] == single.loc[single["estimate"].idxmax(), "model"]
+
+
+def _caution(rows):
+    "What few groups do to the intervals; nothing where there are enough, or where their number is not known."
+    few = min((row["n_groups"] for row in rows.values() if row is not None and row["n_groups"] < _FEW), default=None)
+    return [] if few is None else [f"These intervals rest on {few:.0f} groups, too few for a bootstrap to keep what it promises."]
 
 
 def pairing_verdict(
@@ -341,9 +356,10 @@ def pairing_verdict(
     apart = _level(rows["label_matched"], rows["random"]) if matched and random else None
     meaning = _with_pairs(true, matched, random, level) if true else _without_pairs(matched, random, apart)
     if claim_allowed(audit, metric=metric): end = "It may be claimed that fusion helps, on true pairs."
+    elif true == "gain" and random != "gain": end = f"It may not be claimed that fusion helps: {rows['patient']['against']}, with which it was compared, is not the better single modality."
     elif true: end = "It may not be claimed that fusion helps."
     else: end = "Without true pairs it may not be claimed that fusion helps: images and records of different patients show how a model was built, not what a patient gains."
-    return " ".join([_told(rows, metric), *_predicted(audit, metric), meaning, end])
+    return " ".join([_told(rows, metric), *_predicted(audit, metric), meaning, *_caution(rows), end])
 
 # %% ../nbs/60_audit.ipynb #040-90a169
 _PATCH, _CASE, _WORTH = "patch", "case", "patch - case"
@@ -389,10 +405,7 @@ def audit_splits(
     worth["low"], worth["high"] = _mover(*(t[c] for t in (patch, case) for c in ("estimate", "low", "high")))
     return pd.concat([patch, case, worth], ignore_index=True)
 
-# %% ../nbs/60_audit.ipynb #042-bce78d
-_FEW = 20  # groups; see nbs/studies/coverage_and_size.ipynb
-
-
+# %% ../nbs/60_audit.ipynb #042-5968ca
 def _worth(patch, case, worth):
     "One model in a sentence."
     better = metric_named(patch["metric"]).higher_is_better

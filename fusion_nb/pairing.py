@@ -138,7 +138,7 @@ def _by_patient(images, records, parts, pairs):  # -> positions of the records, 
     if parts[1] is not None: _check_same_parts(parts, record_of, records)
     return at
 
-# %% ../nbs/21_pairing.ipynb #020-44d2f7
+# %% ../nbs/21_pairing.ipynb #020-71a4a1
 def _joined(images, records, at):
     "The images' rows with the variables of their records, and which record that was."
     names = [v.name for v in records.variables]
@@ -153,7 +153,7 @@ def _joined(images, records, at):
 def _times(used):
     "How often records were used, in words."
     low, high = used.min(), used.max()
-    return "once each" if high == 1 else f"{low} times each" if low == high else f"{low} or {high} times each"
+    return "once each" if high == 1 else f"{low} times each" if low == high else f"{low} {'or' if high == low + 1 else 'to'} {high} times each"
 
 
 def _sentence(images, records, policy, at, label_map):

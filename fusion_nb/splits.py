@@ -79,7 +79,7 @@ def check_splits(
     return (f"{n} of {table['group'].nunique()} groups (patients) have cases in more than one part of a fold, "
             "because cases were split singly: the scores are probably too good.",)
 
-# %% ../nbs/20_splits.ipynb #014-c3d6cf
+# %% ../nbs/20_splits.ipynb #014-087501
 def _check_seed(seed):  # what numpy's RandomState takes
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise DataError("a seed that is a whole number from 0 to 2**32 - 1", repr(seed), "For example 0.")
@@ -98,7 +98,7 @@ def _cut(cases, fraction, seed):
 def _nearest(counts, size, fraction, seed):
     "Of 1,000 random choices of groups the one whose share of each class is nearest to `fraction`; counts (G, C) -> (size,) positions."
     rng = np.random.RandomState(seed)
-    tries = [rng.permutation(len(counts))[:size] for _ in range(1000)]
+    tries = (rng.permutation(len(counts))[:size] for _ in range(1000))
     return min(tries, key=lambda chosen: np.abs(counts[chosen].sum(axis=0) / counts.sum(axis=0) - fraction).max())
 
 

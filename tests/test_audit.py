@@ -331,6 +331,17 @@ def test_the_verdict_in_every_constellation(patient, random, matched):
     if patient == matched == "absent": assert "none can be there" in said
 
 
+def test_a_fusion_that_is_the_record_model_is_no_gain():
+    alone = [{**dict.fromkeys(COLUMNS, np.nan), "policy": "patient", "model": m, "role": "single", "metric": "auc", "estimate": e} for m, e in (("image_only", .67), ("table_only", .96))]
+    audit = pd.concat([made(patient=(.29, .02), random=NONE), pd.DataFrame(alone, columns=COLUMNS)], ignore_index=True)
+    assert not claim_allowed(audit) and "image_only, with which it was compared, is not the better single modality" in pairing_verdict(audit)
+    assert claim_allowed(audit.assign(against="table_only"))
+
+
+def test_few_groups_are_said():
+    assert "rest on 4 groups, too few" in pairing_verdict(made(label_matched=GAIN).assign(n_groups=4)) and "too few" not in pairing_verdict(made(label_matched=GAIN).assign(n_groups=400))
+
+
 def test_a_gain_beside_one_not_shown_is_no_difference_of_gains():
     said = pairing_verdict(made(random=(.044, .07), label_matched=(.039, .02)))
     assert "the two gains were not shown to differ" in said and LEAK not in said and "Without true pairs it may not be claimed" in said

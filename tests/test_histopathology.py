@@ -53,7 +53,7 @@ def test_every_number_has_its_row_and_interval(twin_run):
     split = pd.read_parquet(twin_run / "split_audit.parquet")
     assert set(split["split"]) == {"patch", "case", "patch - case"}
     assert {"results_patches", "results_records", "results_fusion", "pairing_audit", "split_audit", "contradictions"} <= {p.stem for p in (twin_run / "tables").glob("*.csv")}
-    assert {"confusion_patches", "roc_patches", "training_loss", "gradcam", "sanity", "shap_beeswarm", "shap_high", "shap_low", "metric_bars", "flow", "modality_share"} <= {p.stem for p in (twin_run / "figures").glob("*.svg")}
+    assert {"confusion_patches", "roc_patches", "training_loss", "gradcam_small_cnn", "gradcam_fusion_label_matched", "shap_fusion", "sanity", "shap_beeswarm", "shap_high", "shap_low", "metric_bars", "flow", "modality_share"} <= {p.stem for p in (twin_run / "figures").glob("*.svg")}
 
 
 def test_contradictions_stand_in_the_report(twin_run):
@@ -69,7 +69,8 @@ def test_synthetic_is_said(twin_run):
 
 
 def test_heatmaps_lie_in_folders_of_their_class(twin_run):
-    assert {p.name for p in (twin_run / "heatmaps").iterdir() if p.is_dir()} == {"mitosis", "tumor", "non_tumor"}
+    assert {p.name for p in (twin_run / "heatmaps").iterdir()} == {"small_cnn", "fusion_label_matched"}
+    for network in (twin_run / "heatmaps").iterdir(): assert {p.name for p in network.iterdir() if p.is_dir()} == {"mitosis", "tumor", "non_tumor"}
 
 
 @pytest.mark.parametrize("file", ["brecahad_mimiciv", "mimic_demo"])
@@ -82,7 +83,9 @@ def test_committed_parameters_are_known(repo, file):
 def test_the_twin_shows_what_it_was_built_to_show(tmp_path):
     run_study(STUDY, params={}, out=tmp_path, progress=False)
     run = only_run(tmp_path)
-    true = pd.read_parquet(run / "pairing_audit_true_pairs.parquet").query("metric == 'macro_auc' and model == 'embedding_concat'").set_index("policy")
-    assert true.loc["patient", "gain_low"] > 0 and true.loc["label_matched", "gain_low"] > 0 > true.loc["random", "gain"]
+    true = pd.read_parquet(run / "pairing_audit_true_pairs.parquet").query("metric == 'macro_auc'").set_index(["policy", "model"])
+    fused = true["estimate"].unstack("model")["embedding_concat"]
+    assert true.loc[("patient", "embedding_concat"), "low"] > true.loc[("random", "embedding_concat"), "high"]  # the records help where they are the patient's, not at random
+    assert fused["label_matched"] > fused["random"] + .1 and (true["against"].dropna() != "embedding_concat").all()
     split = pd.read_parquet(run / "split_audit.parquet").set_index(["split", "model"])
     assert split.loc[("patch - case", "resnet18"), "low"] > 0 and np.isfinite(split["estimate"]).all()

@@ -86,7 +86,7 @@ def test_the_sentence_says_what_happened(world):
         said = cohort.pairing
         assert f"'{policy}': {POLICIES[policy]}" in said and f"{len(images)} images of {images.n_groups} groups (patches)" in said
         assert f"{len(used)} of {len(records)} records of {cohort.table['record_group'].nunique()} patients (admissions)" in said
-        assert f"{len(records) - len(used)} records were not used" in said and f"used {used.min()} or {used.max()} times each" in said
+        assert f"{len(records) - len(used)} records were not used" in said and f"used {used.min()} {'or' if used.max() == used.min() + 1 else 'to'} {used.max()} times each" in said
         assert "within the same part of the same fold" in said and "not that of its patient" in said
         assert ("mitosis with died" in said) == (policy == "label_matched")
         assert cohort.synthetic and cohort.notes[0] == "3 dots at the border" and cohort.source == "images of A; records of B"
