@@ -319,12 +319,12 @@ def _predicted(audit, metric):
     rows = rows[rows["policy"].isin([_ALONE, "label_matched"])]
     return [] if rows.empty else [f"Two modalities that are independent within each class would give {rows['estimate'].iloc[0]:.3f}."]
 
-# %% ../nbs/60_audit.ipynb #034-d9aa6e
+# %% ../nbs/60_audit.ipynb #034-60077f
 def claim_allowed(
     audit: pd.DataFrame, # of `audit_predictions` or `audit_models`
     *,
     metric: str | None = None, # of the audit; None: its first
-) -> bool: # True: true pairs show a gain, and records at random do not
+) -> bool: # True: true pairs show a gain, and records at random, where they were audited, do not
     "May a gain of fusion be claimed without a qualification? Only one over the best single modality of the true pairs."
     rows, metric = _chosen(audit, metric)
     return _state(rows["patient"]) == "gain" and _state(rows["random"]) != "gain" and _against_the_best(audit, rows["patient"], metric)

@@ -45,6 +45,12 @@ def test_breast_cancer_of_the_demo_has_one_class(demo):
     with pytest.raises(DataError, match=r"two classes of the outcome 'in_hospital_death'.*2 of 'survived'.*icd=None"): read_mimic(demo)
 
 
+def test_a_race_that_is_no_race_is_counted(everyone):
+    unknown = int(everyone.cohort.table["race"].isna().sum())
+    assert unknown > 0 and any(note.endswith(f"taken as missing: {unknown}.") for note in everyone.notes)
+    assert everyone.flow["step"].str.contains("UNKNOWN is a record").any()
+
+
 def test_leaks_are_no_inputs(everyone):
     names = {v.name for v in everyone.cohort.variables}
     assert not names & {"discharge_location", "deathtime", "dod", "hospital_expire_flag", "dischtime"}

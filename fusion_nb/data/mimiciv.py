@@ -240,7 +240,7 @@ def _stage_hits(con, families):
         FROM dx d JOIN wanted w ON d.icd_version = w.version AND starts_with(d.icd_code, w.prefix)
         WHERE d.hadm_id IN (SELECT hadm_id FROM adm)""")
 
-# %% ../../nbs/17_data_mimiciv.ipynb #023-bcc3d8
+# %% ../../nbs/17_data_mimiciv.ipynb #023-f36284
 def _flow(con, families):
     "The counts at every step; what is left is the temporary table `kept`, with the column `label`."
     patients = con.execute("SELECT count(*) FROM mimic_patients").fetchone()[0]
@@ -248,7 +248,7 @@ def _flow(con, families):
     if families:
         steps += [(f"patients with {' or '.join(families)} at some admission", "subject_id IN (SELECT subject_id FROM hits)"),
                   ("admissions at which it was recorded", "hadm_id IN (SELECT hadm_id FROM hits)")]
-    steps += [(f"complete demographics ({', '.join(_DEMOGRAPHICS)})", " AND ".join(f"{c} IS NOT NULL" for c in _DEMOGRAPHICS)),
+    steps += [(f"demographics recorded ({', '.join(_DEMOGRAPHICS)}; UNKNOWN is a record)", " AND ".join(f"{c} IS NOT NULL" for c in _DEMOGRAPHICS)),
               ("known times and outcome", "admittime IS NOT NULL AND dischtime IS NOT NULL AND label IS NOT NULL")]
     where, rows = "true", [("patients and admissions in the tables", patients, con.execute("SELECT count(*) FROM adm").fetchone()[0])]
     for step, condition in steps:
@@ -447,7 +447,7 @@ def _demographic_table(con):
     for name in _CATEGORICAL: table[name] = table[name].astype(object).where(table[name].notna(), None)
     return table.set_index("hadm_id")
 
-# %% ../../nbs/17_data_mimiciv.ipynb #047-736bd0
+# %% ../../nbs/17_data_mimiciv.ipynb #047-0da59b
 _SOURCE = ("MIMIC-IV, module hosp (Johnson et al., MIMIC-IV, a freely accessible electronic health record dataset, Sci Data 10, 1 (2023); "
            "PhysioNet, doi 10.13026/6mm1-ek67, credentialed access; demo: doi 10.13026/dp1f-ex47, ODbL 1.0)")
 
@@ -481,7 +481,9 @@ def _oddity_notes(con, table, labs):
                                     "WHERE hadm_id NOT IN (SELECT hadm_id FROM adm))").fetchone()
     bare = table[labs].isna().all(axis=1) if labs else pd.Series(dtype=bool)
     patients = int(bare.groupby(table["group"]).all().sum()) if labs else 0
-    return ([f"Admissions with none of the chosen labs: {int(bare.sum())}; patients with none at any of theirs: {patients}."] * bool(bare.any())
+    unknown = int(table["race"].isna().sum())
+    return ([f"Admissions whose race is recorded as unknown, declined or not obtained, taken as missing: {unknown}."] * bool(unknown)
+            + [f"Admissions with none of the chosen labs: {int(bare.sum())}; patients with none at any of theirs: {patients}."] * bool(bare.any())
             + [f"Admissions that end before they begin, as recorded: {negative}."] * bool(negative)
             + [f"Admissions of the table 'diagnoses_icd' that are not in 'admissions', left out: {foreign}."] * bool(foreign))
 
