@@ -80,15 +80,15 @@ def check_unique(
                         "Remove the duplicates, or name the column that tells the rows apart.")
     return table
 
-# %% ../nbs/00_schema.ipynb #013-2c44c0
-KINDS = ("continuous", "categorical", "ordinal", "multi")
+# %% ../nbs/00_schema.ipynb #013-766b5f
+KINDS = ("continuous", "categorical", "ordinal", "multi", "expression")
 
 
 @dataclass(frozen=True)
 class Variable:
     "One clinical variable: its column in the cohort's table and how its values are to be read."
     name: str # the column in `Cohort.table`
-    kind: str # "continuous", "categorical", "ordinal", or "multi" (several categories in one cell)
+    kind: str # "continuous", "categorical", "ordinal", "multi" (several categories in one cell) or "expression" (of a gene: one of thousands)
     levels: tuple = () # ordinal: the levels from low to high
 
     def __post_init__(self):
@@ -97,14 +97,14 @@ class Variable:
             raise DataError(f"at least two levels, from low to high, for the ordinal variable {self.name!r}",
                             f"{self.levels!r}", "Give levels=('low', 'high').")
 
-# %% ../nbs/00_schema.ipynb #016-d07637
+# %% ../nbs/00_schema.ipynb #016-99bff2
 COHORT_COLUMNS = ("case_id", "group", "label", "image")
 
 
 def _cohort_html(cohort):
     counts = ", ".join(f"{c} {int((cohort.table['label'] == i).sum())}" for i, c in enumerate(cohort.classes))
     notes = "".join(f"<li>{n}</li>" for n in (cohort.pairing, *cohort.notes))
-    rows = cohort.table.drop(columns="image").head(3).to_html(index=False)  # a path says more of the machine than of the case
+    rows = cohort.table.drop(columns="image").head(3).to_html(index=False, max_cols=20)  # a path says more of the machine than of the case
     return f"<b>{cohort.title}</b>: {len(cohort)} cases of {cohort.n_groups} patients ({counts}); {len(cohort.variables)} variables<ul>{notes}</ul>{rows}"
 
 # %% ../nbs/00_schema.ipynb #017-6fa123
@@ -122,7 +122,19 @@ def check_labels(
         raise DataError("cases of at least two classes", f"{len(label)} cases, all of them {only or 'missing'}",
                         "A target of one class cannot be learned or tested: check the target column and the filters.")
 
-# %% ../nbs/00_schema.ipynb #018-b30084
+# %% ../nbs/00_schema.ipynb #018-edb6bd
+def _check_times(table, where):
+    "Raise `DataError` unless every case has a time above 0, and an event that is its label."
+    check_columns(table, ["time", "event"], where)
+    bad = ~(np.isfinite(table["time"]) & (table["time"] > 0))
+    if bad.any():
+        raise DataError(f"times above 0 in {where}", f"{table.loc[bad, 'time'].iloc[0]} of case {table.loc[bad, 'case_id'].iloc[0]!r}, {int(bad.sum())} such cases")
+    other = table["event"] != table["label"]
+    if other.any():
+        raise DataError(f"a label that is the event in {where}", f"another of {int(other.sum())} cases, the first {table.loc[other, 'case_id'].iloc[0]!r}",
+                        "Give label=event, and classes=('censored', 'event').")
+
+# %% ../nbs/00_schema.ipynb #019-49d0bd
 @dataclass(frozen=True)
 class Cohort:
     "Cases with an image, a row of variables and a label, and what a report must say about them."
@@ -134,12 +146,14 @@ class Cohort:
     synthetic: bool = False # True: every table and figure must say so
     notes: tuple = () # sentences with counts: what was left out, and why
     source: str = "" # citation and licence
+    survival: bool = False # True: the outcome is `time` and `event`, and the label is the event
 
     def __post_init__(self):
         names = [v.name for v in self.variables]
         check_columns(self.table, [*COHORT_COLUMNS, *names], f"the cohort {self.name!r}")
         check_unique(self.table, ["case_id"], f"the cohort {self.name!r}")
         check_labels(self.table["label"], self.classes)
+        if self.survival: _check_times(self.table, f"the cohort {self.name!r}")
 
     def __len__(self): return len(self.table)
 
