@@ -107,7 +107,7 @@ def _cohort_html(cohort):
     rows = cohort.table.drop(columns="image").head(3).to_html(index=False, max_cols=20)  # a path says more of the machine than of the case
     return f"<b>{cohort.title}</b>: {len(cohort)} cases of {cohort.n_groups} patients ({counts}); {len(cohort.variables)} variables<ul>{notes}</ul>{rows}"
 
-# %% ../nbs/00_schema.ipynb #017-6fa123
+# %% ../nbs/00_schema.ipynb #017-8e2368
 def check_labels(
     label: pd.Series, # (N,) integer labels
     classes: tuple, # class names by label
@@ -122,7 +122,7 @@ def check_labels(
         raise DataError("cases of at least two classes", f"{len(label)} cases, all of them {only or 'missing'}",
                         "A target of one class cannot be learned or tested: check the target column and the filters.")
 
-# %% ../nbs/00_schema.ipynb #018-edb6bd
+
 def _check_times(table, where):
     "Raise `DataError` unless every case has a time above 0, and an event that is its label."
     check_columns(table, ["time", "event"], where)
@@ -134,7 +134,7 @@ def _check_times(table, where):
         raise DataError(f"a label that is the event in {where}", f"another of {int(other.sum())} cases, the first {table.loc[other, 'case_id'].iloc[0]!r}",
                         "Give label=event, and classes=('censored', 'event').")
 
-# %% ../nbs/00_schema.ipynb #019-49d0bd
+# %% ../nbs/00_schema.ipynb #018-49d0bd
 @dataclass(frozen=True)
 class Cohort:
     "Cases with an image, a row of variables and a label, and what a report must say about them."
