@@ -5,29 +5,29 @@
 # %% auto #0
 __all__ = ['Calibrator', 'fit_calibrator', 'Threshold', 'choose_threshold', 'read_fitted']
 
-# %% ../nbs/59_operating_point.ipynb #002-a4fcfa
+# %% ../nbs/59_operating_point.ipynb #002-aeb4c5
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.isotonic import IsotonicRegression
 
-from .calibration import _lines, _log_odds
+from .calibration import _EDGE, _lines, _log_odds
 from .metrics import check_scores, roc_counts
 from .runs import read_json, write_json
 from .schema import DataError, check_known
 
-# %% ../nbs/59_operating_point.ipynb #007-f7df94
+# %% ../nbs/59_operating_point.ipynb #007-5c091b
 _VERSION = 1  # of the files
 _PARAMETERS = {"platt": ("intercept", "slope"), "temperature": ("temperature",), "isotonic": ("score", "probability")}
-_SCALES = {"platt": ("logit", "score"), "temperature": ("logit",), "isotonic": ("score",)}
+_SCALES = {"platt": ("logit", "score"), "temperature": ("logit", "log"), "isotonic": ("score",)}
 
 
 def _scaled(score, scale):
-    "Scores of any shape as they are, or as their logits."
+    "Scores of any shape as they are, or as their logits or logarithms."
     try: score = np.asarray(score, np.float64)
     except (TypeError, ValueError): raise DataError("scores that are numbers", repr(score)[:60]) from None
     if not np.isfinite(score).all(): raise DataError("finite scores", f"{(~np.isfinite(score)).sum()} that are not")
@@ -35,7 +35,7 @@ def _scaled(score, scale):
     if score.min() < 0 or score.max() > 1:
         raise DataError("probabilities from 0 to 1, for a calibration of their logits", f"scores from {score.min():g} to {score.max():g}",
                         "Scores of another scale are calibrated by method='platt' or 'isotonic', fitted and applied on that scale.")
-    return _log_odds(score)
+    return _log_odds(score) if scale == "logit" else np.log(np.clip(score, _EDGE, 1 - _EDGE))
 
 # %% ../nbs/59_operating_point.ipynb #009-e42a55
 def _numbers(values, what, ndim):  # -> (K,) or a number
@@ -67,15 +67,15 @@ def _check_parameters(method, parameters):
             raise DataError("rising scores, each with a probability from 0 to 1 that does not fall",
                             f"{len(score)} scores and {len(probability)} probabilities")
 
-# %% ../nbs/59_operating_point.ipynb #010-535354
+# %% ../nbs/59_operating_point.ipynb #010-db80c7
 @dataclass(frozen=True)
 class Calibrator:
     "Makes probabilities of scores. `fit_calibrator` or `read_fitted` gives one."
     method: str # platt, temperature or isotonic
-    scale: str # what is done with a score first: "logit", it is a probability and its logit is taken, or "score", nothing
+    scale: str # what is done with a score first: "logit" or "log" (of several classes) of a probability, or "score", nothing
     parameters: dict # platt: intercept, slope; temperature: temperature; isotonic: score and probability, the corners of the curve
     n: int # cases that it was fitted on
-    n_positive: int # positives among them
+    n_positive: int # positives among them; of several classes those of the last
 
     def __post_init__(self):
         check_known(self.method, _PARAMETERS, "method of calibration")
@@ -84,11 +84,12 @@ class Calibrator:
         _check_size(self)
 
     def apply(self,
-        score: np.ndarray, # (...) any shape, of the kind that it was fitted on
-    ) -> np.ndarray: # (...) probabilities
+        score: np.ndarray, # (...) any shape, of the kind that it was fitted on; of several classes (..., C)
+    ) -> np.ndarray: # (...) probabilities; of several classes they sum to 1
         "The calibrated probabilities; `DataError` for a score that is not finite, or no probability where it must be one."
         x, given = _scaled(score, self.scale), self.parameters
         if self.method == "isotonic": return np.interp(x, given["score"], given["probability"])
+        if self.scale == "log": return softmax(x / given["temperature"], axis=-1)
         return expit(given["intercept"] + given["slope"] * x if self.method == "platt" else x / given["temperature"])
 
     def save(self,
@@ -102,7 +103,7 @@ def _save(fitted, path):
     "Write what was fitted, its kind and the version of the file, as JSON."
     return write_json({"fitted": type(fitted).__name__.lower(), "version": _VERSION, **asdict(fitted)}, path)
 
-# %% ../nbs/59_operating_point.ipynb #012-798202
+# %% ../nbs/59_operating_point.ipynb #012-f92806
 def _fit_platt(label, score):
     "The line of highest likelihood, on the logit of probabilities or on any other score."
     scale = "logit" if score.min() >= 0 and score.max() <= 1 else "score"
@@ -119,11 +120,26 @@ def _fit_temperature(label, score):
     if slope(0) <= 0:
         raise DataError("probabilities that part the classes at 0.5 better than by chance", "others, for which no temperature is best",
                         "Take method='platt'.")
+    return "logit", {"temperature": _root(slope)}
+
+
+def _root(slope):
+    "The temperature 1/b of the likelihood whose slope in b falls from above 0 to below."
     high = 1.0
     while slope(high) > 0: high *= 2
-    return "logit", {"temperature": 1 / brentq(slope, 0, high, xtol=1e-300, rtol=1e-15)}
+    return 1 / brentq(slope, 0, high, xtol=1e-300, rtol=1e-15)
 
 
+def _fit_class_temperature(label, score):
+    "The same of several classes; the order of a case's classes stays as it is."
+    x = _scaled(score, "log")
+    own = x[np.arange(len(x)), label]
+    slope = lambda sharpness: (own - (softmax(sharpness * x, axis=1) * x).sum(axis=1)).sum()
+    if (own >= x.max(axis=1)).all(): raise DataError("a case whose own class is not the likeliest, for a temperature above 0", "none", "Fit on more cases.")
+    if slope(0) <= 0: raise DataError("probabilities that tell of the classes more than chance does", "others, for which no temperature is best")
+    return "log", {"temperature": _root(slope)}
+
+# %% ../nbs/59_operating_point.ipynb #013-e0efc8
 def _fit_isotonic(label, score):
     "The corners of the rising curve of least squares."
     curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, label)
@@ -132,18 +148,18 @@ def _fit_isotonic(label, score):
 
 _METHODS = {"platt": _fit_platt, "temperature": _fit_temperature, "isotonic": _fit_isotonic}
 
-# %% ../nbs/59_operating_point.ipynb #013-4597a2
+# %% ../nbs/59_operating_point.ipynb #014-a4b4d4
 def _validation(label, score):
     "Checked labels and scores of one positive class."
     label, score = check_scores(label, score)
     if score.ndim == 1: return label, score
     raise DataError("the score of one positive class for each case", f"scores of shape {score.shape}",
-                    "Take one class against the rest: label == c and score[:, c].")
+                    "Take one class against the rest: label == c and score[:, c]. Three classes or more are calibrated together by method='temperature'.")
 
 
 def fit_calibrator(
-    label: np.ndarray, # (N,) 0 or 1, of the validation part
-    score: np.ndarray, # (N,) scores of the validation part, higher is more positive
+    label: np.ndarray, # (N,) 0 or 1, of the validation part; of C > 2 classes 0 to C - 1
+    score: np.ndarray, # (N,) scores of the validation part, higher is more positive; of C > 2 classes (N, C) probabilities, for a temperature alone
     *,
     method: str = "platt", # platt, temperature or isotonic
 ) -> Calibrator: # to apply to the test part
@@ -154,11 +170,12 @@ def fit_calibrator(
     maximum, as when the scores part the classes without an error, and for a temperature of scores that are no probabilities. A slope below 0
     in Platt's parameters turns the order round: on these cases the score was worse than chance."""
     fit = _METHODS[check_known(method, _METHODS, "method of calibration")]
-    label, score = _validation(label, score)
-    scale, parameters = fit(label, score)
-    return Calibrator(method, scale, parameters, len(label), int(label.sum()))
+    several = method == "temperature" and np.ndim(score) == 2 and np.shape(score)[1] > 2
+    label, score = check_scores(label, score) if several else _validation(label, score)
+    scale, parameters = (_fit_class_temperature if several else fit)(label, score)
+    return Calibrator(method, scale, parameters, len(label), int((label == label.max()).sum()))
 
-# %% ../nbs/59_operating_point.ipynb #021-d487c8
+# %% ../nbs/59_operating_point.ipynb #024-d487c8
 _OTHER = {"sensitivity": "specificity", "specificity": "sensitivity", "precision": "sensitivity"}  # what is best once the target is reached
 
 
@@ -196,7 +213,7 @@ def _check_aim(by, target):
     if by != "youden" and (target is None or not 0 < _numbers(target, "the target", 0) <= 1):
         raise DataError(f"a target above 0, at most 1, for by={by!r}", repr(target), "Write 0.95 for 95%.")
 
-# %% ../nbs/59_operating_point.ipynb #023-e5f1a9
+# %% ../nbs/59_operating_point.ipynb #026-e5f1a9
 def _operating_points(label, score):
     "Threshold, sensitivity, specificity, precision and Youden's J, from the highest score down."
     positives, negatives = (passed[0] for passed in roc_counts(label, score, np.ones((1, len(label)), np.int64)))
@@ -225,7 +242,7 @@ def choose_threshold(
     chosen = enough.sort_values(order, ascending=False, kind="stable").iloc[0]
     return Threshold(float(chosen["threshold"]), by, target, {name: float(chosen[name]) for name in _OTHER}, len(label), int(label.sum()))
 
-# %% ../nbs/59_operating_point.ipynb #028-6d8300
+# %% ../nbs/59_operating_point.ipynb #031-6d8300
 _KINDS = {"calibrator": Calibrator, "threshold": Threshold}
 
 

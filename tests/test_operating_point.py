@@ -10,7 +10,8 @@ import sklearn.metrics as sk
 import statsmodels.api as sm
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
+from sklearn.calibration import _TemperatureScaling
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
@@ -67,6 +68,29 @@ def test_temperature_equals_statsmodels_and_minimising_the_log_loss():
         loss = lambda t: sk.log_loss(label, expit(logit(p) / t))
         assert got == pytest.approx(minimize_scalar(loss, bounds=(.1, 20), method="bounded", options={"xatol": 1e-9}).x, abs=1e-5)
         assert fit_calibrator(label, expit(logit(p) / 2), method="temperature").parameters["temperature"] == pytest.approx(got / 2, abs=1e-9)
+
+
+def test_temperature_of_several_classes_equals_sklearn_and_minimising_the_log_loss():
+    rng = np.random.default_rng(3)
+    truth = softmax(rng.normal(size=(600, 4)), axis=1)
+    label = (rng.random((600, 1)) > truth.cumsum(axis=1)[:, :3]).sum(axis=1)
+    probability = softmax(2.5 * np.log(truth), axis=1)
+    fitted = fit_calibrator(label, probability, method="temperature")
+    log = np.log(np.clip(probability, 1e-6, 1 - 1e-6))
+    loss = lambda b: -np.log(softmax(b * log, axis=1)[np.arange(600), label]).sum()
+    assert 1 / fitted.parameters["temperature"] == pytest.approx(minimize_scalar(loss, bounds=(1e-3, 10), method="bounded", options={"xatol": 1e-12}).x, abs=1e-6)
+    assert 1 / fitted.parameters["temperature"] == pytest.approx(_TemperatureScaling().fit(log, label).beta_, rel=1e-3)  # its own tolerance
+    assert fitted.apply(probability) == pytest.approx(softmax(log / fitted.parameters["temperature"], axis=1), abs=1e-12)
+
+
+def test_a_temperature_of_several_classes_is_refused_where_none_is_best(tmp_path):
+    label, right = np.arange(9) % 3, np.eye(3)[np.arange(9) % 3] * .7 + .1
+    with pytest.raises(DataError, match="own class is not the likeliest"): fit_calibrator(label, right, method="temperature")
+    with pytest.raises(DataError, match="more than chance"): fit_calibrator(label, np.roll(right, 1, axis=1), method="temperature")
+    with pytest.raises(DataError, match="method='temperature'"): fit_calibrator(label, right)
+    some = np.vstack([right, right[[1]]])
+    fitted = fit_calibrator(np.append(label, 0), some, method="temperature")
+    assert np.array_equal(read_fitted(fitted.save(tmp_path / "t.json")).apply(some), fitted.apply(some))
 
 
 @pytest.mark.parametrize("decimals", [1, 2, 12])

@@ -26,7 +26,7 @@ from .histology_twin import draw_patch
 from ..runs import atomic_path, code_fingerprint, read_json, write_json
 from ..schema import DataError, check_columns, check_known
 
-# %% ../../nbs/19_data_twins.ipynb #005-64f47e
+# %% ../../nbs/19_data_twins.ipynb #005-a55f2f
 def _check_ranges(spec, ranges):
     "Refuse a field that is outside its range; a NaN is refused too."
     for name, (low, high) in ranges.items():
@@ -42,11 +42,12 @@ class MimicSpec:
     breast: float = 0.5 # share of patients with breast cancer
     admissions: float = 2.0 # mean number of planned admissions of a patient; a death ends them
     mortality: float = 0.1 # mean probability of dying in hospital, over planned admissions
+    severity: float = 1.5 # log-odds of death per standard deviation of how ill a patient is, which shows in the labs
     missing: float = 0.1 # share of the labs that are not taken, besides those that nobody asked for
     seed: int = 0 # of every random draw
 
     def __post_init__(self):
-        _check_ranges(self, {"n_patients": (30, 10**5), "breast": (0.0, 1.0), "admissions": (1.0, 10.0), "mortality": (0.01, 0.5),
+        _check_ranges(self, {"n_patients": (30, 10**5), "breast": (0.0, 1.0), "admissions": (1.0, 10.0), "mortality": (0.01, 0.5), "severity": (0.0, 10.0),
                              "missing": (0.0, 0.9), "seed": (0, 2**63)})
 
 # %% ../../nbs/19_data_twins.ipynb #008-168e22
@@ -77,7 +78,7 @@ def _rng(seed, *purpose):
     "A random generator of its own for each purpose, so that a change of one thing leaves the others as they were."
     return np.random.default_rng([seed, *purpose])
 
-# %% ../../nbs/19_data_twins.ipynb #009-f0af37
+# %% ../../nbs/19_data_twins.ipynb #009-dd5f18
 def _people(seed, n, breast, phenotype=None):
     "A row per patient: sex, age, conditions; a phenotype shifts some of them."
     rng, kind = _rng(seed, 0), np.full(n, -1) if phenotype is None else phenotype
@@ -94,10 +95,10 @@ def _numbers(rng, n, first):
     return first + rng.choice(9_999_999, n, replace=False, shuffle=False)
 
 
-def _log_odds(stays):
+def _log_odds(stays, severity):
     "The hazard without its intercept."
     conditions = sum(weight * stays[name] for name, (_, _, _, weight, _, _) in _CONDITIONS.items())
-    return 1.5 * stays["severity"] + 0.6 * (stays["age"] - 62) / 13 + conditions
+    return severity * stays["severity"] + 0.6 * (stays["age"] - 62) / 13 + conditions
 
 
 def _stays(seed, people, admissions):
@@ -109,23 +110,23 @@ def _stays(seed, people, admissions):
                         severity=np.sqrt(0.5) * (stays.pop("lasting") + rng.normal(size=len(stays))))
 
 
-def _with_deaths(seed, stays, mortality, breast):
+def _with_deaths(seed, stays, mortality, breast, severity=MimicSpec.severity):
     "The stays that a patient lives to see, with the probability of death and what happened."
-    everyone = _log_odds(_stays(0, _people(0, 20_000, breast), 1.0))
+    everyone = _log_odds(_stays(0, _people(0, 20_000, breast), 1.0), severity)
     b0 = brentq(lambda b: expit(b + everyone).mean() - mortality, -30, 30)
-    stays = stays.assign(log_odds=b0 + _log_odds(stays))
+    stays = stays.assign(log_odds=b0 + _log_odds(stays, severity))
     stays = stays.assign(probability=expit(stays["log_odds"]))
     died = (_rng(seed, 2).random(len(stays)) < stays["probability"]).astype(int)
     before = died.groupby(stays["patient"]).cumsum() - died
     return stays.assign(died=died)[before == 0].reset_index(drop=True)
 
-# %% ../../nbs/19_data_twins.ipynb #010-d35318
+# %% ../../nbs/19_data_twins.ipynb #010-fb4b8d
 def draw_admissions(
     spec: MimicSpec, # how many patients, and of what kind
 ) -> pd.DataFrame: # a row per admission: subject_id, hadm_id, female, age, breast, conditions, severity, log_odds, probability, died
     "Draw the truth behind synthetic records, without writing anything."
     stays = _stays(spec.seed, _people(spec.seed, spec.n_patients, spec.breast), spec.admissions)
-    return _with_deaths(spec.seed, stays, spec.mortality, spec.breast)
+    return _with_deaths(spec.seed, stays, spec.mortality, spec.breast, spec.severity)
 
 # %% ../../nbs/19_data_twins.ipynb #015-2f5698
 def _clock(seed, stays):
@@ -395,10 +396,10 @@ def _holds(place, made):
                         f"{foreign[0]!r} ({len(foreign)} such files)", "Move them away, or choose another folder.")
     return found["code"] == made["code"]
 
-# %% ../../nbs/19_data_twins.ipynb #030-63c85b
+# %% ../../nbs/19_data_twins.ipynb #030-f8d86b
 def make_mimic(
     folder: str | Path, # will hold the cohort; must be new, empty, or hold the same cohort
-    **planted, # fields of `MimicSpec` by name: n_patients, breast, admissions, mortality, missing, seed
+    **planted, # fields of `MimicSpec` by name: n_patients, breast, admissions, mortality, severity, missing, seed
 ) -> Path: # the folder: hosp/*.csv.gz, truth.parquet, synthetic.json, README.txt
     "Write synthetic records in MIMIC-IV's files, and the truth behind them: the probability of death in every admission."
     spec = _spec_of(MimicSpec, planted)
