@@ -344,7 +344,7 @@ def plot_importance(
     if what["over"] == "shuffles": bars += ", not a sampling interval"
     return _head(ax, "Permutation importance", bars + (f"\n{note}" if note else ""), synthetic)
 
-# %% ../nbs/64_figures.ipynb #038-48797d
+# %% ../nbs/64_figures.ipynb #038-2a2de9
 def _panels(n, across, sharey):  # -> Figure, array of n Axes
     "A page of equal panels; losses are sums of different numbers of terms, so each has a scale of its own."
     across = min(across, n)
@@ -356,41 +356,51 @@ def _panels(n, across, sharey):  # -> Figure, array of n Axes
     return figure, grid.ravel()[:n]
 
 
-def _training_curves(ax, history, what, keys):
-    "One model's runs."
-    curves = {"loss": {"train_loss": "training", "val_loss": "validation"}, "auc": {"val_auc": "validation"}}[what]
+_SCORES = {"val_auc": "AUC", "val_harrell_c": "C"}  # of classes, of survival
+
+
+def _score_in(history):
+    "The column of the validation score."
+    score = next((column for column in _SCORES if column in history), "val_auc")
+    check_columns(history, ["epoch", "train_loss", "val_loss", score], "the training history")
+    if history.empty: raise DataError("at least one epoch to draw", "an empty history")
+    if history[score].isna().any(): raise DataError(f"a validation {_SCORES[score]} in every epoch", f"{history[score].isna().sum()} epochs without")
+    return score
+
+
+def _training_curves(ax, history, score, drawn, keys):
+    "One model's runs; `drawn` is what the validation curve shows: the loss, or the score."
+    curves = {"train_loss": "training", "val_loss": "validation"} if drawn == "val_loss" else {drawn: "validation"}
     each = [run for _, run in history.groupby(keys)] if keys else [history]
     for run in each:
         for (column, name), color, line in zip(curves.items(), _COLOURS, _LINES):
             ax.plot(run["epoch"], run[column], color=color, linestyle=line, linewidth=1.3, alpha=max(0.3, len(each) ** -0.5), label=name)
-        best = run.loc[run["val_auc"].idxmax()]
-        ax.plot(best["epoch"], best["val_loss" if what == "loss" else "val_auc"], "o", color=_INK, markersize=3.5, label="best epoch of a run")
+        best = run.loc[run[score].idxmax()]
+        ax.plot(best["epoch"], best[drawn], "o", color=_INK, markersize=3.5, label="best epoch of a run")
     ax.grid(axis="y", color="0.93")
     ax.locator_params(nbins=5)
 
-# %% ../nbs/64_figures.ipynb #039-e87811
+# %% ../nbs/64_figures.ipynb #039-976c02
 @_styled()
 def plot_training(
-    history: pd.DataFrame, # epoch, train_loss, val_loss, val_auc; also model, and columns that tell runs apart
+    history: pd.DataFrame, # epoch, train_loss, val_loss, val_auc or val_harrell_c; also model, and columns that tell runs apart
     *,
-    what: str = "loss", # "loss" (training and validation) or "auc" (validation)
+    what: str = "loss", # "loss" (training and validation) or "score" (AUC or C of validation; "auc" is another name for it)
     runs: tuple = ("fold", "run"), # the columns that tell runs apart, where there are any
     across: int = 4, # models side by side
     synthetic: bool = False, # stamp the figure
 ) -> np.ndarray: # of Axes, one per model
-    "Training curves, a panel per model; loss: lower is better, AUC: higher is better."
-    check_columns(history, ["epoch", "train_loss", "val_loss", "val_auc"], "the training history")
-    check_known(what, ["loss", "auc"], "training curve")
-    if history.empty: raise DataError("at least one epoch to draw", "an empty history")
-    if history["val_auc"].isna().any(): raise DataError("a validation AUC in every epoch", f"{history['val_auc'].isna().sum()} epochs without")
+    "Training curves, a panel per model; loss: lower is better, AUC and C: higher is better."
+    check_known(what, ["loss", "score", "auc"], "training curve")
+    score = _score_in(history)
     history = history if "model" in history else history.assign(model="")
     models, keys = list(history["model"].unique()), [c for c in runs if c in history]
-    figure, grid = _panels(len(models), across, sharey=what == "auc")
+    figure, grid = _panels(len(models), across, sharey=what != "loss")
     for model, ax in zip(models, grid):
-        _training_curves(ax, history[history["model"] == model], what, keys)
+        _training_curves(ax, history[history["model"] == model], score, "val_loss" if what == "loss" else score, keys)
         ax.set_title(readable(model), fontsize=9)
     for ax in grid[-across:]: ax.set_xlabel("Epoch")
-    figure.supylabel({"loss": "Loss", "auc": "Validation AUC"}[what], fontsize=9)
+    figure.supylabel("Loss" if what == "loss" else f"Validation {_SCORES[score]}", fontsize=9)
     handles = dict(zip(*grid[0].get_legend_handles_labels()[::-1]))  # every run repeats them: once each is enough
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     figure.suptitle("Training", x=0.01, ha="left", fontweight="bold", fontsize=10)

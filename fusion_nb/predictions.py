@@ -6,7 +6,7 @@
 __all__ = ['check_predictions', 'prediction_rows', 'write_predictions', 'read_predictions', 'read_scores', 'best_run', 'ensemble',
            'late_fusion', 'Scores', 'score_matrix']
 
-# %% ../nbs/50_predictions.ipynb #002-26b3a6
+# %% ../nbs/50_predictions.ipynb #002-af27f9
 import os
 import re
 import warnings
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, softmax
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from .runs import atomic_path
@@ -474,7 +475,7 @@ def best_run(
     best = auc.sort_index().groupby(level=fold).idxmax()
     return pred[pd.MultiIndex.from_frame(pred[[*fold, "run"]]).isin(best.tolist())].reset_index(drop=True)
 
-# %% ../nbs/50_predictions.ipynb #042-b6f19e
+# %% ../nbs/50_predictions.ipynb #041-b6f19e
 def ensemble(
     pred: pd.DataFrame, # prediction table with several runs
 ) -> pd.DataFrame: # one row per study, model, fold and case, with run = -1
@@ -488,7 +489,7 @@ def ensemble(
                         f"some cases only in some runs of {sizes[sizes > 1].index[0]}", "Leave out the runs that were not finished.")
     return runs[columns].mean().reset_index().assign(run=-1)[[*_CASE, *outcome, *columns]]
 
-# %% ../nbs/50_predictions.ipynb #045-aee6c1
+# %% ../nbs/50_predictions.ipynb #044-88afea
 def _mean_logit(
     probability: np.ndarray, # (N, M) in [0, 1]
 ) -> np.ndarray: # (N,)
@@ -509,32 +510,107 @@ def _cube(rows, keys, models, columns):
     scores = wide.to_numpy(np.float64).reshape(len(wide), len(columns), len(models))
     return wide.index, np.ascontiguousarray(scores.swapaxes(1, 2))
 
-# %% ../nbs/50_predictions.ipynb #046-85bb37
-def late_fusion(
-    pred: pd.DataFrame, # prediction table that holds the models, binary or multi-class
-    *,
-    models: tuple = ("image_only", "table_only"), # the models to combine
-    name: str = "late_fusion", # the name of the combination
-) -> pd.DataFrame: # the rows of the new model alone, one per run, fold, split and case
-    "Combine models by their mean logit (several classes: mean log-probability), run by run and fold by fold, without training."
-    columns, order = _score_columns(pred), [c for c in _CASE if c != "model"]
-    if "label" not in pred:
-        raise DataError("probabilities of classes for a mean logit", "risks of survival, which share no scale",
-                        "Train a fusion of the risks, a Cox model say.")
-    models = _several(models, "models")
+
+def _standardised(score, val):
+    "Scores (N, K) in standard deviations of the `val` rows; a column that is constant there says nothing, and is 0."
+    spread = score[val].std(axis=0)
+    told = spread > 1e-12 * np.abs(score[val]).max(axis=0)
+    return np.where(told, (score - score[val].mean(axis=0)) / np.where(told, spread, 1), 0.0)
+
+# %% ../nbs/50_predictions.ipynb #045-c35f66
+_RIDGE, _FEWEST = 0.01, 3  # penalty on the squared slopes beside the mean loss; events, or cases of the rarest class, per model
+
+
+def _enough(n, n_models, what, where):
+    "Refuse to fit slopes on next to nothing."
+    if n < _FEWEST * n_models:
+        raise DataError(f"{_FEWEST * n_models} {what} or more in the validation part, to weigh {n_models} models", f"{n} in {where}",
+                        "Use how='mean', or a larger validation part.")
+
+
+def _fit_cox(patients, columns):
+    "The slopes of a Cox regression with a small ridge, Efron's way with equal times; 0 for a column without spread."
+    from lifelines import CoxPHFitter  # takes a second to load, and most statistics need none of it
+
+    told = [c for c in columns if patients[c].std() > 0]
+    if not told: return np.zeros(len(columns))
+    to_the_end = {"precision": 1e-13, "r_precision": 1e-15}
+    fitted = CoxPHFitter(penalizer=_RIDGE).fit(patients[[*told, "time", "event"]], "time", "event", fit_options=to_the_end)
+    return fitted.params_.reindex(columns, fill_value=0.0).to_numpy()
+
+
+def _by_cox(cases, z, val, where):
+    "The linear predictor of a Cox regression on the validation part, to which each patient with an outcome belongs once."
+    rows = cases.loc[val, ["group", "time", "event"]].assign(group=cases["group"].where(cases["group"].notna(), cases["case_id"]))
+    columns = list(range(z.shape[1]))
+    patients = rows.join(pd.DataFrame(z[val], index=rows.index, columns=columns)).groupby(["group", "time", "event"], as_index=False).mean()
+    _enough(int(patients["event"].sum()), z.shape[1], "events", where)
+    return (z @ _fit_cox(patients, columns))[:, None]
+
+
+def _by_logistic(cases, z, val, n_models, where):
+    "The probabilities of a logistic regression on the validation part: of the positive class, or of every class."
+    label, n_classes = cases["label"].to_numpy()[val], max(2, z.shape[1] // n_models)
+    _enough(int(np.bincount(label, minlength=n_classes).min()), n_models, "cases of each class", where)
+    probability = LogisticRegression(C=1 / (_RIDGE * val.sum()), max_iter=1000, tol=1e-8).fit(z[val], label).predict_proba(z)
+    return probability if n_classes > 2 else probability[:, 1:]
+
+# %% ../nbs/50_predictions.ipynb #046-d8fd8e
+def _fuse_fold(cases, scores, how):  # cases of one run and fold, scores (N, M, C) -> (N, C)
+    "One trained combination, from the validation part."
+    val, where = (cases["split"] == "val").to_numpy(), "run {} of fold {}".format(*cases[["run", "fold"]].iloc[0])
+    if not val.any():
+        raise DataError("validation rows of every run and fold, for the scale of the scores", f"none in {where}", "Keep the val rows in the table.")
+    survival = "time" in cases
+    safe = scores if survival else np.clip(scores, 1e-6, 1 - 1e-6)
+    z = _standardised((safe if survival else logit(safe) if scores.shape[2] == 1 else np.log(safe)).reshape(len(scores), -1), val)
+    if how == "mean": return z.mean(axis=1, keepdims=True)
+    return _by_cox(cases, z, val, where) if survival else _by_logistic(cases, z, val, scores.shape[1], where)
+
+
+def _fuse(cases, scores, how):
+    "Run by run and fold by fold where something is fitted or scaled."
+    if how == "mean" and "label" in cases: return _geometric_mean(scores) if scores.shape[2] > 1 else _mean_logit(scores[:, :, 0])[:, None]
+    fused = np.empty((len(scores), scores.shape[2]))
+    for rows in cases.groupby(["study", "run", "fold"], sort=False).indices.values(): fused[rows] = _fuse_fold(cases.iloc[rows], scores[rows], how)
+    return fused
+
+
+def _aligned(pred, models, columns, outcome):
+    "The cases that all the models scored, and their scores (N, M, C)."
     for model in models: check_known(model, pred["model"].unique(), "model")
-    index, scores = _cube(pred[pred["model"].isin(models)], [*order, "label"], list(models), columns)
+    index, scores = _cube(pred[pred["model"].isin(models)], [*(c for c in _CASE if c != "model"), *outcome], list(models), columns)
     lacks = np.isnan(scores).any(axis=(1, 2))
     if lacks.any():
         raise DataError(f"the same runs, folds and cases for {' and '.join(models)}", f"{int(lacks.sum())} rows of one without the other",
                         "Train the models with the same seeds on the same splits, or take ensemble() first.")
-    if scores.min() < 0 or scores.max() > 1:
+    return index.to_frame(index=False), scores
+
+# %% ../nbs/50_predictions.ipynb #047-79e59e
+def late_fusion(
+    pred: pd.DataFrame, # prediction table that holds the models
+    *,
+    models: tuple = ("image_only", "table_only"), # the models to combine
+    name: str = "late_fusion", # the name of the combination
+    how: str | None = None, # "mean"; "regression": logistic, or Cox's, on the models' scores; None: the mean of classes, and no survival
+) -> pd.DataFrame: # the rows of the new model alone, one per run, fold, split and case
+    """Combine models run by run and fold by fold: by their mean logit (several classes: mean log-probability) without training, by
+    their mean standardised risk, or by a regression on the validation part (R: `glm`, `coxph` with a ridge, each patient once).
+
+    The val rows of what was fitted on them flatter it: judge it on the test rows. Raises `DataError` without validation rows where
+    they are needed, and with fewer than three events (or cases of the rarest class) per model in one of them."""
+    columns, outcome = _score_columns(pred), _outcome(pred, "the prediction table")
+    if how is None and "label" not in pred:
+        raise DataError("probabilities of classes for a mean logit", "risks of survival, which share no scale",
+                        "Say how: 'mean' (in deviations of the validation part) or 'regression' (Cox's).")
+    how = check_known("mean" if how is None else how, ("mean", "regression"), "way of late fusion")
+    cases, scores = _aligned(pred, _several(models, "models"), columns, outcome)
+    if "label" in cases and (scores.min() < 0 or scores.max() > 1):
         raise DataError("probabilities from 0 to 1 for a mean logit", f"scores from {scores.min():g} to {scores.max():g}",
                         "Turn scores into probabilities first.")
-    fused = _geometric_mean(scores) if len(columns) > 1 else _mean_logit(scores[:, :, 0])[:, None]
-    return index.to_frame(index=False).assign(model=name, **dict(zip(columns, fused.T)))[[*_CASE, "label", *columns]]
+    return cases.assign(model=name, **dict(zip(columns, _fuse(cases, scores, how).T)))[[*_CASE, *outcome, *columns]]
 
-# %% ../nbs/50_predictions.ipynb #049-9faec6
+# %% ../nbs/50_predictions.ipynb #052-9faec6
 def _by_model(scores, models, case_id):
     "Scores as numbers; of a table the columns that bear the models' names, whatever their order."
     if isinstance(scores, pd.DataFrame):
@@ -557,7 +633,7 @@ def _codes(group):
     "Patients as numbers from 0 on, as they first come; each row its own where they are unknown."
     return np.arange(len(group)) if group.isna().all() else pd.factorize(group)[0].astype(np.int64)
 
-# %% ../nbs/50_predictions.ipynb #050-887870
+# %% ../nbs/50_predictions.ipynb #053-887870
 def _check_matrix(scores):
     "Refuse scores, classes or thresholds that do not fit cases by models."
     shape, classes = (len(scores.cases), len(scores.models)), scores.classes
@@ -577,7 +653,7 @@ def _check_matrix(scores):
         raise DataError("finite scores" if classes is None else "probabilities of 0 or more",
                         f"{scores.scores[at]} for case {case!r} of model {scores.models[model]!r}, {int(bad.sum())} such scores in all")
 
-# %% ../nbs/50_predictions.ipynb #051-504565
+# %% ../nbs/50_predictions.ipynb #054-504565
 def _check_thresholds(scores):
     "Refuse thresholds of another shape, without a number, or for scores that are not binary."
     if scores.thresholds is None: return
@@ -614,7 +690,7 @@ def _threshold_matrix(scores, thresholds):
             raise DataError(f"one threshold of {model!r}, or one for each of {len(scores)} cases", f"shape {values.shape}")
     return np.stack([np.broadcast_to(values, len(scores)) for values in each], axis=1)
 
-# %% ../nbs/50_predictions.ipynb #052-107db6
+# %% ../nbs/50_predictions.ipynb #055-107db6
 @dataclass(frozen=True)
 class Scores:
     "The scores of several models on the same cases."
@@ -656,7 +732,7 @@ class Scores:
         "The same scores, called positive at or above these thresholds."
         return replace(self, thresholds=_threshold_matrix(self, thresholds))
 
-# %% ../nbs/50_predictions.ipynb #053-1ebe8e
+# %% ../nbs/50_predictions.ipynb #056-1ebe8e
 def _check_same_cases(scores, index, models):
     "Refuse models that were scored on different cases; `scores` (N, M, C) are NaN there."
     lacks = np.isnan(scores).any(axis=2)

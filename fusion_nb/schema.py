@@ -29,7 +29,7 @@ class DataError(ValueError):
     def __reduce__(self):  # so that it survives the way back from a worker process
         return type(self), (self.expected, self.got, self.todo)
 
-# %% ../nbs/00_schema.ipynb #007-c72493
+# %% ../nbs/00_schema.ipynb #007-af8a7c
 def near_name(
     name: str, # what was asked for
     names: Iterable, # what there is
@@ -39,7 +39,13 @@ def near_name(
     if not names: return "There is none."
     lower = {n.lower(): n for n in names}
     close = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
-    return f"Did you mean {lower[close[0]]!r}?" if close else f"There is: {', '.join(names)}."
+    return f"Did you mean {lower[close[0]]!r}?" if close else f"There is: {_listed(names)}."
+
+
+def _listed(names, most=20):  # a table of genes has thousands of columns
+    "Names joined by commas, of many the first ones."
+    names = [str(n) for n in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def check_known(
@@ -52,7 +58,7 @@ def check_known(
     if name in names: return name
     raise DataError(f"a known {what}", f"{name!r}", near_name(name, names))
 
-# %% ../nbs/00_schema.ipynb #010-8024ae
+# %% ../nbs/00_schema.ipynb #010-38a104
 def check_columns(
     table: pd.DataFrame, # any table
     required: Iterable, # the names that must be there
@@ -61,7 +67,7 @@ def check_columns(
     "Raise `DataError` unless every one of `required` is a column of `table`."
     missing = [c for c in required if c not in table.columns]
     if missing:
-        raise DataError(f"the column {missing[0]!r} in {where}", f"columns {', '.join(map(str, table.columns)) or '(none)'}",
+        raise DataError(f"the column {missing[0]!r} in {where}", f"columns {_listed(table.columns) or '(none)'}",
                         near_name(missing[0], table.columns))
     return table
 

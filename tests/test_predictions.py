@@ -1,12 +1,15 @@
 """The prediction table: what it refuses, and that files come back as they went."""
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-from fusion_nb.predictions import (Scores, best_run, check_predictions, ensemble, late_fusion, prediction_rows, read_predictions,
+from fusion_nb.predictions import (Scores, _fit_cox, best_run, check_predictions, ensemble, late_fusion, prediction_rows, read_predictions,
                                    read_scores, score_matrix, write_predictions)
 from fusion_nb.schema import DataError
 
@@ -428,7 +431,115 @@ def test_late_fusion_of_several_classes_is_the_geometric_mean():
     assert late_fusion(pred, models=("table_only",), name="same")[columns].shape == (40, 3)
     with pytest.raises(DataError, match="the same runs"): late_fusion(pred.iloc[1:])
     with pytest.raises(DataError, match="probabilities from 0 to 1"): late_fusion(spoilt("score_low", 3.0, make=graded))
-    with pytest.raises(DataError, match="risks of survival"): late_fusion(followed())
+    with pytest.raises(DataError, match="validation rows of every run and fold, for the scale of the scores. Got none in run 0 of fold 0"): late_fusion(followed(), how="mean")
+    with pytest.raises(DataError, match="risks of survival, which share no scale. Say how: 'mean' .* or 'regression'"): late_fusion(followed())
+
+
+def survived(n=120, folds=(0, 1), slides=1, seed=0) -> pd.DataFrame:
+    """Two risks on scales that differ by fold, of which the image's says twice as much; val and test rows."""
+    rng, parts = np.random.default_rng(seed), []
+    image, genes = np.repeat(rng.normal(size=(2, n)), slides, axis=1) + rng.normal(size=(2, n * slides)) * (slides > 1)
+    time, event = rng.exponential(np.exp(-image[::slides] - genes[::slides] / 2)), rng.integers(0, 4, n) > 0
+    cases = pd.DataFrame({"case_id": np.arange(n * slides).astype(str), "group": np.repeat([f"p{i}" for i in range(n)], slides),
+                          "time": np.repeat(time, slides), "event": np.repeat(event, slides).astype(int)})
+    for fold in folds:
+        split = np.where(np.arange(n * slides) // slides % 2 == fold, "val", "test")
+        for model, risk in (("image_only", image), ("table_only", genes)):
+            parts.append(prediction_rows(cases.assign(split=split), rng.normal() + rng.uniform(.1, 50) * risk, model=model, fold=fold))
+    return pd.concat(parts, ignore_index=True)
+
+
+def both(pred, fold, split):
+    """The two models' scores of one part, and its outcome."""
+    rows = pred[(pred["fold"] == fold) & (pred["split"] == split)]
+    wide = rows.pivot(index="case_id", columns="model", values=[c for c in rows if c.startswith("score_")][0])
+    return wide, rows.drop_duplicates("case_id").set_index("case_id").loc[wide.index]
+
+
+def test_mean_risk_is_in_deviations_of_the_validation_part():
+    pred = survived()
+    fused = late_fusion(pred, how="mean").set_index(["fold", "case_id"])["score_risk"]
+    for fold in (0, 1):
+        val, test = both(pred, fold, "val")[0], both(pred, fold, "test")[0]
+        expected = ((test - val.mean()) / val.std(ddof=0)).mean(axis=1)
+        assert np.allclose(fused.loc[fold].loc[test.index], expected, rtol=0, atol=1e-12)
+    moved = pred.assign(score_risk=np.where(pred["model"] == "image_only", 7 * pred["score_risk"] - 3, pred["score_risk"]))
+    assert np.allclose(late_fusion(moved, how="mean")["score_risk"], late_fusion(pred, how="mean")["score_risk"], rtol=0, atol=1e-9)
+    dead = pred.assign(score_risk=np.where(pred["model"] == "image_only", 0.3, pred["score_risk"]))  # says nothing: the other decides
+    for how in ("mean", "regression"):
+        rows = late_fusion(dead, how=how).query("fold == 0").set_index("case_id")["score_risk"]
+        genes = dead.query("fold == 0 and model == 'table_only'").set_index("case_id")["score_risk"].loc[rows.index]
+        assert rows.corr(genes) > 1 - 1e-9
+
+
+@pytest.mark.parametrize("slides", [1, 3])
+def test_cox_late_fusion_minimises_the_written_loss(slides):
+    """Efron's partial likelihood per patient with a ridge on the slopes in deviations, each patient once, whatever its number of slides."""
+    pred = survived(slides=slides, folds=(0,))
+    fused = late_fusion(pred, how="regression").set_index("case_id")["score_risk"]
+    scores, cases = both(pred, 0, "val")
+    mean, sd = scores.mean(), scores.std(ddof=0)
+    z = ((scores - mean) / sd).groupby(cases["group"]).mean()
+    outcome = cases.groupby("group")[["time", "event"]].first().loc[z.index]
+    unit, order = z.std().to_numpy(), np.argsort(-outcome["time"].to_numpy())
+    x, died = (z / z.std()).to_numpy()[order], outcome["event"].to_numpy()[order] == 1
+
+    def loss(beta):
+        risk = x @ beta
+        return -(risk - np.logaddexp.accumulate(risk))[died].sum() / len(x) + .01 / 2 * beta @ beta
+    found = minimize(loss, np.zeros(2), tol=1e-12).x / unit
+    test = both(pred, 0, "test")[0]
+    assert np.allclose(fused.loc[test.index], ((test - mean) / sd) @ found, rtol=0, atol=2e-4)
+    assert 1.2 < found[0] / found[1] < 4 or slides > 1
+
+
+@pytest.mark.parametrize("fold, made", [(0, "plain"), (0, "tied_times"), (0, "tied_both")])
+def test_cox_with_a_ridge_equals_r(fold, made):
+    folder = Path(__file__).parent / "oracles"
+    rows, answers = pd.read_csv(folder / "survival_groups.csv"), json.loads((folder / "survival_groups_r.json").read_text())
+    val = rows[(rows["case"] == made) & (rows["part"] == "val") & (rows["fold"] == fold)]
+    one, other = (val[val["slide"] == s].reset_index(drop=True) for s in (0, 1))
+    patients = one[["time", "event"]].assign(**{"0": one["risk"] / one["risk"].std(), "1": other["risk"] / other["risk"].std()})
+    assert np.allclose(_fit_cox(patients, ["0", "1"]), answers["cases"][made]["slopes"], rtol=0, atol=1e-7)  # where R stops
+
+
+@pytest.mark.parametrize("make", [table, graded])
+def test_logistic_late_fusion(make):
+    pred = make()
+    grown = pd.concat([pred.assign(case_id=pred["case_id"] + f"_{k}", split=split) for k, split in enumerate(("val", "val", "test"))], ignore_index=True)
+    fused = check_predictions(late_fusion(grown, how="regression"))
+    columns = [c for c in fused if c.startswith("score_")]
+    assert len(fused) == len(grown) / 2 and (len(columns) == 1 or np.allclose(fused[columns].sum(axis=1), 1))
+    assert fused[columns].to_numpy().min() > 0 and fused[columns].to_numpy().max() < 1
+    if len(columns) == 1:  # the gradient of the written loss is 0
+        rows = grown[(grown["run"] == 0) & (grown["fold"] == 0) & (grown["split"] == "val")]
+        wide = rows.pivot(index="case_id", columns="model", values=columns[0])
+        odds = np.log(wide / (1 - wide))
+        z, label = (odds - odds.mean()) / odds.std(ddof=0), rows.drop_duplicates("case_id").set_index("case_id")["label"].loc[wide.index]
+        p = fused.query("run == 0 and fold == 0 and split == 'val'").set_index("case_id")[columns[0]].loc[wide.index]
+        slope = np.linalg.lstsq(np.column_stack([z, np.ones(len(z))]), np.log(p / (1 - p)), rcond=None)[0]
+        assert np.allclose(z.T @ (p - label) / len(z) + .01 * slope[:2], 0, atol=1e-5) and abs((p - label).mean()) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["mean", "regression"])
+def test_late_fusion_never_looks_at_the_test_rows(how):
+    pred = survived(folds=(0,))
+    test = pred["split"] == "test"
+    spoilt = pred.assign(time=np.where(test, 1.0, pred["time"]), event=np.where(test, 1, pred["event"]),
+                         score_risk=np.where(test & (pred["case_id"] == "1"), 1e6, pred["score_risk"]))
+    a, b = (late_fusion(p, how=how).set_index("case_id")["score_risk"].drop("1") for p in (pred, spoilt))
+    assert np.array_equal(a, b.loc[a.index])
+
+
+def test_late_fusion_with_too_little_to_fit():
+    pred, labels = survived(folds=(0,)), table()
+    with pytest.raises(DataError, match="a known way of late fusion. Got 'cox'"): late_fusion(pred, how="cox")
+    few = pred.assign(event=np.where(pred["split"] == "val", pred["case_id"].isin(["0", "2", "4"]), pred["event"]).astype(int))
+    with pytest.raises(DataError, match="6 events or more in the validation part, to weigh 2 models. Got 3 in run 0 of fold 0. Use how='mean'"):
+        late_fusion(few, how="regression")
+    with pytest.raises(DataError, match="validation rows of every run and fold"): late_fusion(pred[pred["split"] == "test"], how="regression")
+    one = labels.assign(split="val", label=(labels["case_id"] == "c1").astype(int))
+    with pytest.raises(DataError, match="6 cases of each class or more in the validation part"): late_fusion(one, how="regression")
 
 
 def test_late_fusion_of_two_classes_is_a_geometric_mean_too():

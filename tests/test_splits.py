@@ -1,4 +1,6 @@
 """Splits: properties over random tables, and the errors."""
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_nb.schema import DataError
-from fusion_nb.splits import PARTS, check_splits, holdout, kfold, split_counts
+from fusion_nb.splits import PARTS, check_splits, holdout, kfold, site_kfold, split_counts
 
 LIGHT = settings(max_examples=15, deadline=None, derandomize=True)  # the same tables every time
+LIGHTER = settings(LIGHT, max_examples=5)
 
 
 @st.composite
@@ -181,3 +184,97 @@ def test_a_split_made_elsewhere_is_checked(table):
         check_splits(splits.replace({"split": {"val": "valid"}}), table)
     with pytest.raises(DataError, match="every case of the table"):  # numbers in one file, text in the other
         check_splits(splits.astype({"case_id": str}), table)
+
+
+# ---- sites
+
+@st.composite
+def sited(draw):
+    """25 to 50 hospitals of one to forty patients with up to three cases each, and shares of positives of their own; patients stay at one hospital."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    n_sites = draw(st.integers(25, 50))
+    site = np.repeat(np.arange(n_sites), rng.integers(1, 41, n_sites))
+    positive = rng.random(len(site)) < rng.uniform(.1, .6, n_sites)[site]
+    patient = np.repeat(np.arange(len(site)), rng.integers(1, 4, len(site)))
+    table = pd.DataFrame({"group": patient, "label": positive[patient].astype(int), "site": [f"S{i}" for i in site[patient]]})
+    table["case_id"] = [f"case{i:04d}" for i in range(len(table))]
+    return table.sample(frac=1, random_state=draw(st.integers(0, 99))).reset_index(drop=True)
+
+
+@LIGHTER
+@given(table=sited(), seed=st.integers(0, 1000))
+def test_site_kfold_keeps_sites_and_patients_together_and_tests_every_case_once(table, seed):
+    splits = site_kfold(table, seed=seed)
+    rows = parts_of(splits, table)
+    assert list(splits.columns) == list(kfold(table).columns) and set(splits["fold"]) == set(range(5))
+    for unit in ("site", "group"):
+        assert (rows.groupby(["fold", unit])["split"].nunique() == 1).all()
+    assert sorted(splits.loc[splits["split"] == "test", "case_id"]) == sorted(table["case_id"])
+    assert (rows.groupby(["fold", "split"])["label"].nunique() == 2).all()
+    assert (splits["case_id"].to_numpy().reshape(5, -1) == table["case_id"].to_numpy()).all()
+    assert check_splits(splits, table) == check_splits(splits, table.assign(group=table["site"])) == ()
+
+
+@LIGHTER
+@given(table=sited(), seed=st.integers(0, 1000))
+def test_site_kfold_balances_as_well_as_whole_sites_allow(table, seed):
+    rows = parts_of(site_kfold(table, seed=seed), table)
+    largest = table.groupby("site").size().max()
+    test = rows[rows["split"] == "test"].groupby("fold")["label"]
+    assert np.abs(test.size() - len(table) / 5).max() <= largest
+    assert np.abs(test.sum() - table["label"].sum() / 5).max() <= largest
+    outside = rows[rows["split"] != "test"]
+    share = (outside["split"] == "val").groupby([outside["fold"], outside["label"]]).mean()
+    assert share.between(.07, .25).all()
+
+
+@LIGHTER
+@given(table=sited(), seed=st.integers(0, 1000), shuffle=st.integers(1, 1000))
+def test_a_site_split_depends_on_the_seed_and_not_on_the_order_of_rows(table, seed, shuffle):
+    keys = ["fold", "case_id"]
+    shuffled = table.sample(frac=1, random_state=shuffle).astype({"group": str})
+    first, second = (site_kfold(t, seed=seed).sort_values(keys).reset_index(drop=True) for t in (table, shuffled))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.fixture
+def hospitals() -> pd.DataFrame:
+    """Twelve hospitals of ten patients, half of them positive; patient 0 was treated at hospitals 0 and 1, patient 10 at 1 and 2."""
+    number = np.arange(120)
+    group = np.where(number == 10, 0, np.where(number == 20, 11, number))
+    return pd.DataFrame({"case_id": number, "group": group, "label": number % 2, "hospital": number // 10})
+
+
+def test_sites_that_share_a_patient_are_one(hospitals):
+    rows = parts_of(site_kfold(hospitals, site="hospital", n_folds=4), hospitals)
+    linked = rows[rows["hospital"] <= 2]
+    assert (linked.groupby("fold")["split"].nunique() == 1).all()
+    assert (rows.groupby(["fold", "group"])["split"].nunique() == 1).all()
+
+
+def test_plain_folds_do_not_keep_sites_together(hospitals):
+    with pytest.raises(DataError, match="each group .patient. in one part"):
+        check_splits(kfold(hospitals), hospitals.assign(group=hospitals["hospital"]))
+
+
+def test_what_site_kfold_refuses(hospitals):
+    with pytest.raises(DataError, match="no more folds than sites of the rarest class.*11 folds for sites 10 of label 0, 10 of label 1"):
+        site_kfold(hospitals, site="hospital", n_folds=11)
+    with pytest.raises(DataError, match="a hospital for every case. Got 2 of 120 cases without one, the first 3"):
+        site_kfold(hospitals.assign(hospital=hospitals["hospital"].astype(float).mask(hospitals["case_id"].isin([3, 4]))), site="hospital")
+    with pytest.raises(DataError, match="the column 'site' in the table of cases"):
+        site_kfold(hospitals)
+    with pytest.raises(DataError, match="val_fraction between 0 and 1"):
+        site_kfold(hospitals, site="hospital", val_fraction=2)
+    with pytest.raises(DataError, match="a seed that is a whole number"):
+        site_kfold(hospitals, site="hospital", seed=-1)
+    with pytest.raises(DataError, match="cases of every class in every part.*Use fewer folds"):
+        site_kfold(hospitals.assign(label=hospitals["hospital"] < 4), site="hospital", n_folds=2, val_fraction=.01)
+
+
+def test_the_splits_of_earlier_versions_come_back(table):
+    """What a seed gave before there were sites: recorded studies stay reproducible."""
+    def print_of(splits): return hashlib.sha256("".join(splits["split"]).encode()).hexdigest()[:16]
+    several = table.assign(label=np.arange(80) % 3)
+    assert [print_of(s) for s in (holdout(table), kfold(table, seed=3), holdout(several, seed=1), kfold(table, by_group=False))] == [
+        "478af392eb2bfae8", "9b563c38e4348c20", "8b84171de3d48204", "ea6b86ddd0c3ea2d"]
