@@ -6,7 +6,7 @@
 __all__ = ['Recipe', 'Fold', 'make_fold', 'train_model', 'cross_fit', 'cross_fits', 'on_validation', 'calibrate',
            'seed_estimates', 'OutOfFold']
 
-# %% ../nbs/70_study.ipynb #002-638f15
+# %% ../nbs/70_study.ipynb #002-1d684c
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,23 +19,26 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
+from .bag_fusion import BAG_MODELS, build_bag_model
 from .batches import FusionData
 from .encoders import image_encoder
+from .expression import make_preprocessor
 from .fusion import _STAGED, MODELS, FusionModel, build_model, from_branches
 from .metrics import auc, class_auc
 from .operating_point import fit_calibrator
 from .predictions import _score_columns, prediction_rows, score_matrix
-from .preprocess import TablePreprocessor
 from .runs import cached, code_fingerprint, fingerprint
 from .schema import Cohort, DataError, check_known
+from .survival import _pairs, average_by_group
+from .survival_losses import check_events
 from .train import TrainConfig, embed_images, fit, predict, predict_from_embeddings
 
-# %% ../nbs/70_study.ipynb #004-1c3ddb
+# %% ../nbs/70_study.ipynb #004-d1ee1f
 @dataclass(frozen=True)
 class Recipe:
     "What is trained, of which size, how, and from which seeds."
     study: str = "study" # its name, for the prediction table
-    models: tuple = tuple(MODELS) # names in `MODELS`, or "embedding_concat"
+    models: tuple = tuple(MODELS) # names in `MODELS` or `BAG_MODELS`, or "embedding_concat"
     seeds: tuple = (0,) # one run of every model from each
     encoder: str = "small_cnn" # the image encoder's name
     weights: str | None = None # of the encoder: None, "imagenet", or a file
@@ -43,11 +46,12 @@ class Recipe:
     dropout: float = 0.25 # in the heads
     batch_norm: bool = False # in table_only
     he_head: bool = False # draw the head's first weights as He et al. do
-    branches: tuple | None = None # embedding_concat: recipes of the image_only and the table_only that it starts from; None: untrained ones
+    branches: tuple | None = None # recipes that it starts from: embedding_concat of an image_only and a table_only, bag_early of a genes; None: untrained
     freeze: bool = True # embedding_concat: keep trained branches as they are
-    preprocess: dict = field(default_factory=dict) # further arguments of `TablePreprocessor`
+    options: dict = field(default_factory=dict) # of `BAG_MODELS`: dim, gene_hidden, dropout, modality_dropout ..., see `build_bag_model`
+    preprocess: dict = field(default_factory=dict) # further arguments of `TablePreprocessor`; under "expression" those of `ExpressionPreprocessor`
     threads: int = 1 # of torch in each fit; small networks are fastest on one, and the last bits of the weights depend on it
-    tta: int = 5 # test-time augmentation: copies of each image when predicting; 0: the image itself, as also without augmentation
+    tta: int = 5 # test-time augmentation: copies of each image when predicting; 0: the image itself, as also without augmentation; bags are seen whole
     config: TrainConfig = field(default_factory=TrainConfig) # the training; its seed is replaced by each of `seeds`
 
     def __post_init__(self): _check_recipe(self)
@@ -59,34 +63,41 @@ class Recipe:
 
     def build(self,
         name: str, # of the model
-        channels: int, # of the images
+        channels: int, # of the images; of bags the features of a patch
         table_dim: int, # number of columns of the preprocessed table
         seed: int, # of the first weights
-        n_classes: int = 2, # of the labels
+        n_classes: int = 2, # of the labels; of hazards the bins of time; 2, which is one output, also for Cox's loss
     ) -> FusionModel: # with its first weights
         "The untrained model."
+        outputs = 1 if n_classes == 2 else n_classes
+        if name in BAG_MODELS: return build_bag_model(name, token_dim=channels, table_dim=table_dim, n_outputs=outputs, seed=seed, **self.options)
         def encoder(): return image_encoder(self.encoder, channels=channels, weights=self.weights)
-        options = {"batch_norm": True} if self.batch_norm and name == "table_only" else {}
-        return build_model(name, encoder, table_dim=table_dim, n_classes=n_classes, he_head=self.he_head, seed=seed,
-                           hidden=self.hidden, dropout=self.dropout, **options)
+        options = {"hidden": self.hidden, "dropout": self.dropout} | ({"batch_norm": True} if self.batch_norm and name == "table_only" else {})
+        return build_model(name, encoder, table_dim=table_dim, n_classes=n_classes, he_head=self.he_head, seed=seed, **options)
 
-# %% ../nbs/70_study.ipynb #005-be4b7f
+# %% ../nbs/70_study.ipynb #005-aa787c
+_BRANCHES = {"embedding_concat": ("image_only", "table_only"), "bag_early": ("genes",)} # what a model may start from
+_IMAGE_ALONE, _TABLE_ALONE = ("image_only", "bag_mean", "bag_attention"), ("table_only", "genes")
+
+
 def _check_recipe(recipe):
-    "Refuse unknown models, and branches that are not the two that a fusion can start from."
-    for name in recipe.models: check_known(name, [*MODELS, *_STAGED], "model")
+    "Refuse unknown models, and branches that are not those that a fusion can start from."
+    for name in recipe.models: check_known(name, [*MODELS, *_STAGED, *BAG_MODELS], "model")
     if recipe.branches is None: return
+    wanted = next((_BRANCHES[name] for name in recipe.models if name in _BRANCHES), _BRANCHES["embedding_concat"])
     models = [tuple(getattr(branch, "models", ())) for branch in recipe.branches]
-    if models != [("image_only",), ("table_only",)]:
-        raise DataError("branches=(a recipe with models=('image_only',), one with models=('table_only',))", f"recipes of {models}")
+    if models != [(name,) for name in wanted]:
+        expected = ", one ".join(f"with models=({name!r},)" for name in wanted)
+        raise DataError(f"branches=(a recipe {expected})", f"recipes of {models}")
 
-# %% ../nbs/70_study.ipynb #009-f89888
+# %% ../nbs/70_study.ipynb #009-c2e1af
 @dataclass(frozen=True)
 class Fold:
     "One fold, ready for training."
     number: int # its number in the table of splits
-    cases: pd.DataFrame # (N) case_id, group, label, split, in the order of the cohort's table
+    cases: pd.DataFrame # (N) case_id, group, label (or time, event), split, in the order of the cohort's table
     data: FusionData # images, preprocessed table and labels of all N cases
-    preprocessor: TablePreprocessor | None # fitted on the training part; None: the cohort has no variables
+    preprocessor: object # what `make_preprocessor` gives, fitted on the training part; None: the cohort has no variables
 
     def rows(self,
         split: str, # "train", "val" or "test"
@@ -97,20 +108,31 @@ class Fold:
 
 def make_fold(
     cohort: Cohort, # who
-    images: np.ndarray | None, # (N, C, H, W) uint8, in the order of the cohort's table; None: records alone
+    images, # (N, C, H, W) uint8, or `Bags`, in the order of the cohort's table; None: records alone
     splits: pd.DataFrame, # case_id, fold, split
     number: int, # which fold
     *,
-    preprocess: dict | None = None, # further arguments of `TablePreprocessor`
+    preprocess: dict | None = None, # further arguments of `make_preprocessor`
 ) -> Fold: # every case, preprocessed by what the training part says
-    "Fit the preprocessing on the training part of a fold and apply it to all cases; without variables there is none."
+    """Fit the preprocessing on the training part of a fold and apply it to all cases; without variables there is none.
+
+    Of survival every part must have an event that someone outlived: `DataError` names the part that has none."""
     part = splits[splits["fold"] == number].set_index("case_id")["split"]
-    cases = cohort.table[["case_id", "group", "label"]].assign(split=cohort.table["case_id"].map(part))
-    label = cases["label"].to_numpy(np.float32 if len(cohort.classes) == 2 else np.int64)
-    _check_classes(cohort, label)
-    if not cohort.variables: return Fold(number, cases, FusionData(images, np.empty((len(cases), 0), np.float32), label), None)
-    preprocessor = TablePreprocessor(cohort.variables, **preprocess or {}).fit(cohort.table[cases["split"] == "train"])
-    return Fold(number, cases, FusionData(images, preprocessor.transform(cohort.table), label), preprocessor)
+    cases = cohort.table[["case_id", "group", *(["time", "event"] if cohort.survival else ["label"])]].assign(split=cohort.table["case_id"].map(part))
+    label, groups = _outcome_of(cohort)
+    if cohort.survival:
+        for name, rows in cases.groupby("split").indices.items(): check_events(label[rows], f"the {name} part of fold {number}")
+    else: _check_classes(cohort, label)
+    if not cohort.variables: return Fold(number, cases, FusionData(images, np.empty((len(cases), 0), np.float32), label, groups), None)
+    preprocessor = make_preprocessor(cohort.variables, preprocess).fit(cohort.table[cases["split"] == "train"])
+    return Fold(number, cases, FusionData(images, preprocessor.transform(cohort.table), label, groups), preprocessor)
+
+# %% ../nbs/70_study.ipynb #010-ab150c
+def _outcome_of(cohort):
+    "Labels as `FusionData` has them; of survival also the patients, each case its own where unknown."
+    if not cohort.survival: return cohort.table["label"].to_numpy(np.float32 if len(cohort.classes) == 2 else np.int64), None
+    group = cohort.table["group"].where(cohort.table["group"].notna(), cohort.table["case_id"])
+    return cohort.table[["time", "event"]].to_numpy(np.float32), pd.factorize(group)[0].astype(np.int64)
 
 
 def _check_classes(cohort, label):
@@ -118,8 +140,9 @@ def _check_classes(cohort, label):
     empty = [str(name) for i, name in enumerate(cohort.classes) if not (label == i).any()]
     if empty: raise DataError("a case of every class", f"none of {', '.join(empty)}", "Leave that class out of the cohort's classes.")
 
-# %% ../nbs/70_study.ipynb #015-4f84df
-_CODE = ("batches", "data.images", "encoders", "fusion", "losses", "preprocess", "train")
+# %% ../nbs/70_study.ipynb #016-a7a924
+_CODE = ("bag_encoders", "bag_fusion", "batches", "data.images", "encoders", "expression", "fusion", "losses", "preprocess", "slide_features",
+         "survival_losses", "train")
 
 
 @contextmanager
@@ -133,24 +156,27 @@ def _threads(number):
 
 def _alike(recipe, name, seed):
     "The recipe of one fit: the other models and seeds do not matter, nor what is for other kinds of model."
-    if name not in _STAGED: return replace(recipe, models=(name,), seeds=(seed,), branches=None, freeze=True)
+    if name not in BAG_MODELS: recipe = replace(recipe, options={})
+    if name not in _BRANCHES: return replace(recipe, models=(name,), seeds=(seed,), branches=None, freeze=True)
     branches = recipe.branches and tuple(_alike(b, b.models[0], seed) for b in recipe.branches)
     return replace(recipe, models=(name,), seeds=(seed,), branches=branches)
 
 
 def _fit_folder(folder, recipe, fold, name, seed):
     "Where this fit's checkpoints lie; the same inputs give the same place, and what the model does not look at is none."
-    seen = [fold.data.images] * (name != "table_only") + [fold.data.table] * (name != "image_only")
+    seen = [fold.data.images_key] * (name not in _TABLE_ALONE) + [fold.data.table] * (name not in _IMAGE_ALONE)
     key = fingerprint(_alike(recipe, name, seed), fold.cases, *seen, code_fingerprint(*_CODE))
     return Path(folder) / f"{name}-fold{fold.number}-seed{seed}-{key}", key
 
-# %% ../nbs/70_study.ipynb #016-b73113
+# %% ../nbs/70_study.ipynb #017-86f4a1
 def _untrained(recipe, name, fold, seed, folder):
     "The model before its training; where the recipe says so, around two branches that are trained."
-    data = fold.data
-    if name not in _STAGED or recipe.branches is None:
-        return recipe.build(name, 1 if data.images is None else data.images.shape[1], data.table.shape[1], seed, data.n_classes)
+    data, config = fold.data, recipe.config
+    channels = 1 if data.images is None else data.images.dim if data.bags else data.images.shape[1]
+    sizes = channels, data.table.shape[1], seed, config.hazard_bins if config.loss == "hazard" else data.n_classes
+    if name not in _BRANCHES or recipe.branches is None: return recipe.build(name, *sizes)
     branches = [train_model(branch, branch.models[0], fold, seed=seed, folder=folder)[0] for branch in recipe.branches]
+    if name == "bag_early": return replace(recipe, options=recipe.options | {"gene_encoder": branches[0].genes}).build(name, *sizes)
     return from_branches(*branches, hidden=recipe.hidden, dropout=recipe.dropout, freeze=recipe.freeze, seed=seed)
 
 
@@ -173,14 +199,15 @@ def train_model(
         history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=config, folder=place, progress=progress)
     return model, history
 
-# %% ../nbs/70_study.ipynb #019-bcd3bd
+# %% ../nbs/70_study.ipynb #020-fab467
 def _fit_and_predict(recipe, name, fold, seed, folder, classes):
     "One fit's rows of the prediction table, and its history."
     place, key = _fit_folder(folder, recipe, fold, name, seed)
     labels = {"study": recipe.study, "model": name, "run": seed, "fold": fold.number, "positive": classes[-1]}
 
     def make():
-        score = predict(model, fold.data, np.arange(len(fold.cases)), batch_size=recipe.config.batch_size, seed=seed, **recipe.copies)
+        copies = {} if fold.data.bags else recipe.copies
+        score = predict(model, fold.data, np.arange(len(fold.cases)), batch_size=recipe.config.batch_size, seed=seed, **copies)
         return prediction_rows(fold.cases, score if score.ndim == 1 else pd.DataFrame(score, columns=classes), **labels)
 
     model, history = train_model(recipe, name, fold, seed=seed, folder=folder)
@@ -188,10 +215,10 @@ def _fit_and_predict(recipe, name, fold, seed, folder, classes):
         rows = cached(place / "predictions.parquet", f"{key} {code_fingerprint('predictions', 'study')}", make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
     return rows, history.assign(model=name, fold=fold.number, run=seed)
 
-# %% ../nbs/70_study.ipynb #021-4008b3
+# %% ../nbs/70_study.ipynb #022-76df7e
 def cross_fit(
     cohort: Cohort, # who
-    images: np.ndarray | None, # (N, C, H, W) uint8, in the order of the cohort's table; None: records alone
+    images, # (N, C, H, W) uint8, or `Bags`, in the order of the cohort's table; None: records alone
     splits: pd.DataFrame, # case_id, fold, split
     recipe: Recipe, # what to train, and how
     *,
@@ -201,8 +228,8 @@ def cross_fit(
 ) -> tuple: # prediction table; histories with columns model, fold, run
     """Train all models of the recipe and predict every case by each of them.
 
-    Of two classes there is one column of scores, of several one for each. Raises `DataError` for a model of images or of variables that
-    the cohort does not have."""
+    Of two classes there is one column of scores, of several one for each, of survival the column score_risk: risks of different folds
+    share no scale. Raises `DataError` for a model of images or of variables that the cohort does not have."""
     _check_modalities(cohort, images, recipe.models)
     folds = [make_fold(cohort, images, splits, number, preprocess=recipe.preprocess) for number in sorted(splits["fold"].unique())]
     first = [(branch, fold, seed) for fold in folds for branch in _branches(recipe) for seed in recipe.seeds]
@@ -214,8 +241,8 @@ def cross_fit(
     predictions, histories = (pd.concat(each, ignore_index=True) for each in zip(*tables))
     return predictions, histories
 
-# %% ../nbs/70_study.ipynb #022-08734d
-def _branches(recipe): return recipe.branches or () if set(_STAGED) & set(recipe.models) else ()
+# %% ../nbs/70_study.ipynb #023-aa0374
+def _branches(recipe): return recipe.branches or () if set(_BRANCHES) & set(recipe.models) else ()
 
 
 def _train_branch(recipe, fold, seed, folder): train_model(recipe, recipe.models[0], fold, seed=seed, folder=folder)
@@ -230,14 +257,20 @@ def _side_by_side(tasks, jobs, what, progress):
 
 
 def _check_modalities(cohort, images, models):
-    "Refuse models that look at what the cohort does not have."
-    lacks = {"table_only": ("images", images is None), "image_only": ("variables", not cohort.variables)}
+    "Refuse models that look at what the cohort does not have, or at images of the other kind."
+    of_bags = any(name in BAG_MODELS for name in models)
+    lacks = {_TABLE_ALONE: ("images", images is None), _IMAGE_ALONE: ("variables", not cohort.variables)}
     for only, (what, lacking) in lacks.items():
-        others = [name for name in models if name != only]
+        others = [name for name in models if name not in only]
         if lacking and others:
-            raise DataError(f"models that need no {what}, which the cohort {cohort.title!r} does not have", ", ".join(others), f"Give models=({only!r},).")
+            raise DataError(f"models that need no {what}, which the cohort {cohort.title!r} does not have", ", ".join(others), f"Give models=({only[of_bags]!r},).")
+    bags = hasattr(images, "draw")
+    other = [name for name in models if name not in _TABLE_ALONE and (name in BAG_MODELS) != bags]
+    if images is None or not other: return
+    kind, known = ("bags of patches", "BAG_MODELS") if bags else ("images of pixels", "MODELS")
+    raise DataError(f"models that look at {kind}", ", ".join(other), f"Choose among {known}.")
 
-# %% ../nbs/70_study.ipynb #025-fdac16
+# %% ../nbs/70_study.ipynb #026-fdac16
 def cross_fits(
     tasks: dict, # name -> (cohort, images, splits, recipe), the first arguments of `cross_fit`
     *,
@@ -250,10 +283,10 @@ def cross_fits(
     if jobs != 1: get_reusable_executor().shutdown()
     return dict(zip(tasks, done))
 
-# %% ../nbs/70_study.ipynb #032-e83b91
+# %% ../nbs/70_study.ipynb #038-ae78d1
 def on_validation(
     pred: pd.DataFrame, # prediction table with one run per model and fold: see `best_run`, `ensemble`
-    learn: Callable, # learn(label, score) -> anything: a metric, a threshold, a calibrator; the score (n,), or (n, C) of several classes
+    learn: Callable, # learn(label, score), of survival learn(time, event, risk) -> anything: a metric, a threshold, a calibrator; the score (n,), or (n, C)
 ) -> dict: # (model, fold) -> what was learned, in the table's order
     "What the validation part of each fold says of each model; `DataError` for several runs of a model, or a fold without validation."
     columns, fold = _score_columns(pred), ["model", "fold"]
@@ -264,9 +297,10 @@ def on_validation(
     if bad:
         raise DataError("one run of every model and fold, with its val rows", "{1} of {0[0]!r} in fold {0[1]}".format(*next(iter(bad.items()))),
                         "Use best_run() or ensemble() first, and keep the val rows in the table.")
-    return {key: learn(rows["label"].to_numpy(), rows[columns].to_numpy()) for key, rows in val.items()}
+    outcome = ["label"] if "label" in pred else ["time", "event"]
+    return {key: learn(*(rows[name].to_numpy() for name in outcome), rows[columns].to_numpy()) for key, rows in val.items()}
 
-# %% ../nbs/70_study.ipynb #038-a19142
+# %% ../nbs/70_study.ipynb #044-9378d1
 def _rising_line(label, score):
     "Platt's calibrator, of several classes a tuple of them; None where validation cannot teach one that keeps the order."
     if score.ndim == 2:
@@ -287,27 +321,44 @@ def _apply(fitted, score):
 def calibrate(
     pred: pd.DataFrame, # prediction table with one run per model and fold
 ) -> tuple: # the table with calibrated scores; {(model, fold): `Calibrator`, (C,) of them, or None where the scores stayed as they came}
-    "Platt's calibration of every model and fold, fitted on its validation part and applied to all of its parts."
+    "Platt's calibration of every model and fold, fitted on its validation part and applied to all of its parts; `DataError` for risks."
+    if "label" not in pred: raise DataError("scores of classes to calibrate", "risks of survival")
     columns, fitted = _score_columns(pred), on_validation(pred, _rising_line)
     score = pred[columns].to_numpy(np.float64, copy=True)
     for key, rows in pred.groupby(["model", "fold"]).indices.items():
         if fitted[key] is not None: score[rows] = _apply(fitted[key], score[rows].squeeze(1) if len(columns) == 1 else score[rows]).reshape(len(rows), -1)
     return pred.assign(**dict(zip(columns, score.T))), fitted
 
-# %% ../nbs/70_study.ipynb #043-1b5f89
+# %% ../nbs/70_study.ipynb #049-6d39d8
 def seed_estimates(
     pred: pd.DataFrame, # prediction table with all runs
-) -> pd.DataFrame: # model, metric ("auc"; of several classes "macro_auc"), run, estimate: a row per model and run
-    "The test AUC of every run, for the standard deviation over seeds."
+    *,
+    level: str = "case", # of survival: "case", or "patient" for the mean risk of each patient's cases
+) -> pd.DataFrame: # model, metric ("auc"; of several classes "macro_auc", of survival "harrell_c"), run, estimate: a row per model and run
+    """The test AUC of every run, for the standard deviation over seeds; of survival C within the folds, over all of their comparable pairs.
+
+    Risks of different folds share no scale, so no pair is made across folds."""
+    check_known(level, ("case", "patient"), "level")
     tables = []
     for run, rows in pred.groupby("run"):
         scores = score_matrix(rows)
-        name, metric = ("auc", auc) if scores.kind == "binary" else ("macro_auc", class_auc)
-        estimates = [metric(scores.label, scores.scores[:, i]) for i in range(len(scores.models))]
+        name, metric = {"binary": ("auc", auc), "multiclass": ("macro_auc", class_auc), "survival": ("harrell_c", None)}[scores.kind]
+        estimates = [metric(scores.label, scores.scores[:, i]) if metric else _c_within(scores, i, level) for i in range(len(scores.models))]
         tables.append(pd.DataFrame({"model": scores.models, "metric": name, "run": run, "estimate": estimates}))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/70_study.ipynb #046-1141e8
+
+def _c_within(scores, model, level):
+    "Harrell's C of the pairs within folds."
+    won = pairs = 0
+    for rows in scores.cases.groupby("fold").indices.values():
+        time, event, risk = (x[rows] for x in (*scores.outcome, scores.scores[:, model]))
+        if level == "patient" and scores.group is not None: time, event, risk = average_by_group(time, event, risk, scores.group[rows])
+        found = _pairs((time, event == 1, risk), *[np.ones((len(time), 1))] * 2)
+        won, pairs = won + found[0][0], pairs + found[1][0]
+    return won / pairs
+
+# %% ../nbs/70_study.ipynb #052-12355a
 def _variables_of(fold):
     "The names of the variables; `DataError` where there are none to ask about."
     if fold.preprocessor is None: raise DataError("a table of variables to ask about", "a cohort without variables")
@@ -316,7 +367,14 @@ def _variables_of(fold):
 
 def _shape_of(fold, n): return n if fold.data.n_classes == 2 else (n, fold.data.n_classes)
 
-# %% ../nbs/70_study.ipynb #047-613eef
+
+def _asked_outcome(folds, rows):
+    "The outcome as `permutation_importance` takes it; `DataError` for risks of several folds."
+    if not folds[0].data.survival: return folds[0].cases["label"].to_numpy()[rows]
+    if len(folds) > 1: raise DataError("one fold at a time for survival: risks of different folds share no scale", f"{len(folds)} folds")
+    return tuple(folds[0].cases[name].to_numpy()[rows] for name in ("time", "event"))
+
+# %% ../nbs/70_study.ipynb #053-c533a5
 class OutOfFold:
     "Predicts the test cases, each by the model that has not seen it, with the variables taken from any case."
 
@@ -328,7 +386,7 @@ class OutOfFold:
     ):
         self.threads = threads
         self.rows = np.sort(np.concatenate([fold.rows("test") for fold in folds])) # (n,) positions of the test cases
-        self.label = folds[0].cases["label"].to_numpy()[self.rows] # (n,)
+        self.label = _asked_outcome(folds, self.rows) # (n,); of survival the tuple (time, event)
         self.variables = _variables_of(folds[0]) # (V) names
         self._parts = [self._part(model, fold) for model, fold in zip(models, folds, strict=True)]
 
@@ -347,12 +405,12 @@ class OutOfFold:
 
     def __call__(self,
         donor: np.ndarray, # (n, V) position of the case that each value comes from
-    ) -> np.ndarray: # (n,) probabilities, or (n, C)
+    ) -> np.ndarray: # (n,) probabilities or risks, or (n, C)
         "Predict the test cases."
         score = np.empty(_shape_of(self._parts[0][1], len(self.rows)))
         for model, fold, at, embedding in self._parts:
             table = np.empty((len(at), fold.data.table.shape[1]), np.float32)
             for v, columns in enumerate(fold.preprocessor.columns_of.values()):
                 table[:, columns] = fold.data.table[donor[at, v]][:, columns]
-            with _threads(self.threads): score[at] = predict_from_embeddings(model, embedding, table)
+            with _threads(self.threads): score[at] = predict_from_embeddings(model, embedding, table, survival=fold.data.survival)
         return score

@@ -6,7 +6,7 @@
 __all__ = ['Finetune', 'TrainConfig', 'learning_rate', 'predict', 'embed_images', 'predict_from_embeddings', 'TrainingError',
            'fit']
 
-# %% ../nbs/41_train.ipynb #002-5b9154
+# %% ../nbs/41_train.ipynb #002-2b529f
 import json
 import os
 import sys
@@ -30,6 +30,7 @@ from .batches import Augment, FusionData, PatchAugment, balanced_rows, seeded
 from .losses import class_weights_of, multi_head_loss, pos_weight_of
 from .runs import atomic_path, check_writable, fingerprint
 from .schema import DataError, check_known
+from .survival_losses import check_events, hazard_bins, patient_c, risk_of, survival_loss
 
 # %% ../nbs/41_train.ipynb #004-d897c5
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ class Finetune:
         if epoch <= self.frozen_epochs or not self.stage_epochs: return n_blocks * (epoch > self.frozen_epochs)
         return min(n_blocks, 1 + (epoch - self.frozen_epochs - 1) // self.stage_epochs)
 
-# %% ../nbs/41_train.ipynb #006-dbd996
+# %% ../nbs/41_train.ipynb #006-d3713b
 _CHOICES = {"schedule": ("none", "cosine", "step"), "precision": ("32-true", "bf16-mixed"), "accelerator": ("auto", "cpu", "cuda", "mps"),
-            "loss": ("cross_entropy", "focal"), "sampler": ("shuffle", "balanced"), "monitor": ("auc", "macro_f1")}
+            "loss": ("cross_entropy", "focal", "cox", "hazard"), "sampler": ("shuffle", "balanced"), "monitor": ("auc", "macro_f1", "harrell_c"),
+            "ties": ("efron", "breslow")}
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,19 @@ class TrainConfig:
     batch_size: int = 256 # cases per step, all devices together
     epochs: int = 100 # at most so many
     patience: int = 20 # stop after so many epochs without a better validation score (or an equal one at a lower loss)
-    monitor: str = "auc" # that score: "auc" (of several classes their mean, each against the rest) or "macro_f1"
-    loss: str = "cross_entropy" # or "focal"
+    monitor: str = "auc" # that score: "auc" (of several classes their mean, each against the rest) or "macro_f1"; of survival "harrell_c", of patients
+    loss: str = "cross_entropy" # or "focal"; of survival "cox" or "hazard"
     focus: float = 2.0 # gamma of the focal loss
+    ties: str = "efron" # of Cox's loss: or "breslow"
+    hazard_bins: int = 4 # of the hazard loss: bins of time, cut at quantiles of the training part's event times
     label_smoothing: float = 0.1 # 0 and 1 become s/2 and 1 - s/2; of C classes s/C and 1 - s + s/C
-    pos_weight: str | float | tuple | None = "balanced" # of a positive case, or (C,) of each class; "balanced": inverse frequency; None: 1
+    pos_weight: str | float | tuple | None = "balanced" # of a positive case, or (C,) of each class; "balanced": inverse frequency; None: 1. Survival has none
     sampler: str = "shuffle" # "shuffle": every case once an epoch; "balanced": drawn with replacement, every class as often
     schedule: str = "none" # learning rate over the epochs: "none" (constant), "cosine" (to 0) or "step" (a tenth after each third)
     warmup: int = 0 # epochs at the beginning in which the learning rate rises to that of the schedule
     finetune: Finetune | None = None # how a pretrained encoder is thawed; None: all is trained from the first epoch on
     weight_decay: float = 0.0 # of Adam
-    augment: bool | Augment | PatchAugment = True # True: `Augment()`; False: images as they are
+    augment: bool | Augment | PatchAugment = True # True: `Augment()`, and nothing of bags; False: images as they are
     seed: int = 0 # of shuffling, augmentation and dropout; the model's first weights are the caller's
     precision: str = "32-true" # or "bf16-mixed"
     accelerator: str = "auto" # "auto" (a GPU if there is one), "cpu", "cuda" or "mps"
@@ -86,7 +90,10 @@ class TrainConfig:
     def augmentation(self) -> Augment | PatchAugment | None: # what `augment` stands for
         return Augment() if self.augment is True else self.augment or None
 
-# %% ../nbs/41_train.ipynb #007-bf5c58
+    @property
+    def survival(self) -> bool: return self.loss in ("cox", "hazard") # whether the loss is one of survival
+
+# %% ../nbs/41_train.ipynb #007-83b1cf
 def _check_config(config):
     "Raise `DataError` for a setting that cannot be meant."
     for name, known in _CHOICES.items(): check_known(getattr(config, name), known, name)
@@ -101,6 +108,10 @@ def _check_config(config):
     if config.sampler == config.pos_weight == "balanced":
         raise DataError("class weights or a balanced sampler", "both, so that a rare class would count twice as much as it should",
                         "Give pos_weight=None with sampler='balanced'.")
+    if config.survival != (config.monitor == "harrell_c"):
+        raise DataError("the monitor 'harrell_c' with a loss of survival, and another with one of classes", f"loss={config.loss!r}, monitor={config.monitor!r}")
+    if config.survival and config.sampler != "shuffle": raise DataError("sampler='shuffle' for survival", f"{config.sampler!r}")
+    if not config.hazard_bins >= 3: raise DataError("hazard_bins of at least 3", f"{config.hazard_bins!r}")
     if config.finetune and config.devices > 1: raise DataError("one device for fine-tuning in stages", f"devices={config.devices}")
 
 # %% ../nbs/41_train.ipynb #010-6bd618
@@ -113,21 +124,47 @@ def learning_rate(
     factor = {"none": 1.0, "cosine": (1 + np.cos(np.pi * done)) / 2, "step": 0.1 ** int(3 * done)}[config.schedule]
     return float(config.lr * factor * min(1.0, epoch / (config.warmup + 1)))
 
-# %% ../nbs/41_train.ipynb #013-960e87
+# %% ../nbs/41_train.ipynb #013-48d926
 def _check_parts(data, train_rows, val_rows):
     "Both parts as position arrays; `DataError` if they overlap, leave the data, or lack a class."
     parts = {"training": np.asarray(train_rows, dtype=np.int64), "validation": np.asarray(val_rows, dtype=np.int64)}
     for part, rows in parts.items():
         if len(rows) and not (0 <= rows.min() and rows.max() < len(data)):
             raise DataError(f"{part} rows from 0 to {len(data) - 1}", f"{rows.min()} to {rows.max()}")
-        counts = np.bincount(data.labels[rows].astype(np.int64), minlength=data.n_classes).tolist()
-        if not all(counts):
-            which, got = ("both classes", "{1} positive and {0} negative ones") if len(counts) == 2 else ("every class", "{} of them, class by class")
-            raise DataError(f"{part} cases of {which}", got.format(*counts if len(counts) == 2 else [counts]),
-                            "Change the seed or the fractions of the split, or use fewer folds.")
+        if data.survival: check_events(data.labels[rows], f"the {part} part")
+        else: _check_counts(np.bincount(data.labels[rows].astype(np.int64), minlength=data.n_classes).tolist(), part)
     both = np.intersect1d(*parts.values())
     if len(both): raise DataError("no case in two parts", f"{len(both)} rows in training and validation, the first {both[0]}")
     return parts.values()
+
+
+def _check_counts(counts, part):
+    "Raise `DataError` unless there are cases of every class."
+    if all(counts): return
+    which, got = ("both classes", "{1} positive and {0} negative ones") if len(counts) == 2 else ("every class", "{} of them, class by class")
+    raise DataError(f"{part} cases of {which}", got.format(*counts if len(counts) == 2 else [counts]),
+                    "Change the seed or the fractions of the split, or use fewer folds.")
+
+
+def _check_fits(data, config):
+    "Raise `DataError` for settings that are for other data."
+    if data.survival != config.survival:
+        wanted = "survival" if data.survival else "classes"
+        raise DataError(f"a loss of {wanted} for such labels", f"loss={config.loss!r}", "Name it in TrainConfig(loss=..., monitor=...).")
+    if data.bags and not isinstance(config.augment, bool):
+        raise DataError("no augmentation of bags, which hold no pixels", f"{config.augment}", "Give augment=False.")
+
+
+def _check_present(model, data, rows):
+    "Raise `DataError` for cases that lack what the model looks at, unless it was made for that."
+    if getattr(model, "modality_dropout", 0): return
+    lacks = {"table": getattr(model, "uses_table", True) and data.table.shape[1] and np.isnan(data.table[rows]).all(axis=1),
+             "bag": model.uses_image and data.bags and np.asarray(data.images.sizes)[rows] == 0}
+    for what, lacking in lacks.items():
+        if not np.any(lacking): continue
+        raise DataError(f"a {what} of every case, for a model without modality dropout",
+                        f"none of {lacking.sum()} of {len(rows)} cases, the first in row {rows[np.argmax(lacking)]}",
+                        "Leave these cases out, or give the model modality_dropout above 0.")
 
 # %% ../nbs/41_train.ipynb #016-a5ef63
 @contextmanager
@@ -145,9 +182,10 @@ def _reproducible():
         torch.use_deterministic_algorithms(was_on, warn_only=was_warning)
         torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark = fill, tune
 
-# %% ../nbs/41_train.ipynb #019-e6307c
+# %% ../nbs/41_train.ipynb #019-f3e512
 def _logits(model, data, rows, batch_size, change=None):
     "The model's outputs for `rows`, in evaluation mode: name -> float64 (n,) on the CPU."
+    _check_present(model, data, rows)
     outputs, was_training = [], model.training
     model.eval()
     with torch.inference_mode(), _reproducible():
@@ -158,7 +196,9 @@ def _logits(model, data, rows, batch_size, change=None):
     return {name: torch.cat([o[name] for o in outputs]) for name in outputs[0]}
 
 
-def _probabilities(z): return (z.sigmoid() if z.ndim == 1 else z.softmax(dim=1)).numpy()
+def _probabilities(z, survival):
+    "What is predicted: probabilities, or the risk."
+    return (risk_of(z) if survival else z.sigmoid() if z.ndim == 1 else z.softmax(dim=1)).numpy()
 
 
 def _seen_by(model, data):
@@ -173,27 +213,28 @@ def _seen_by(model, data):
 
 def _device_of(model): return next(model.parameters()).device
 
-# %% ../nbs/41_train.ipynb #020-d5aa9e
+# %% ../nbs/41_train.ipynb #020-68c913
 def predict(
     model: nn.Module, # a fusion model
     data: FusionData, # all cases
     rows, # (n,) positions of those to predict
     *,
     batch_size: int = 256, # cases at a time
-    tta: int = 0, # test-time augmentation: number of augmented copies of each image; 0: the image itself
+    tta: int = 0, # test-time augmentation: number of augmented copies of each image; 0: the image itself, or the whole bag
     augment: Augment | PatchAugment | None = None, # how copies are made; None: `Augment()`
     seed: int = 0, # of the copies
-) -> np.ndarray: # float64 (n,) probability of the positive class, or (n, C) of each of several classes
-    "Probabilities, with test-time augmentation the mean over copies of each image."
+) -> np.ndarray: # float64 (n,) probability of the positive class, or (n, C) of each of several classes; of survival (n,) risk, higher is sooner
+    "Probabilities or risks, with test-time augmentation the mean over copies of each image."
     if not len(rows): return np.empty(0 if data.n_classes == 2 else (0, data.n_classes))
-    if not (tta and model.uses_image): return _probabilities(_logits(model, data, rows, batch_size)["main"])
+    if not (tta and model.uses_image): return _probabilities(_logits(model, data, rows, batch_size)["main"], data.survival)
+    if data.bags: raise DataError("tta=0 for bags, of which all patches are looked at", f"tta={tta}")
     copies = []
     for copy in range(tta):
         with seeded(seed, copy, device=_device_of(model)):
-            copies.append(_probabilities(_logits(model, data, rows, batch_size, augment or Augment())["main"]))
+            copies.append(_probabilities(_logits(model, data, rows, batch_size, augment or Augment())["main"], data.survival))
     return np.mean(copies, axis=0)
 
-# %% ../nbs/41_train.ipynb #025-fbe32e
+# %% ../nbs/41_train.ipynb #024-3347b0
 def embed_images(
     model: nn.Module, # a fusion model
     data: FusionData, # all cases
@@ -203,6 +244,7 @@ def embed_images(
 ) -> np.ndarray | None: # float32 (n, D); None from a model that looks at no image
     "The image half of the model: what it makes of each image before the table joins."
     if not model.uses_image: return None
+    if data.bags: raise DataError("images to embed", "bags of patches, which were embedded before")
     model.eval()
     with torch.inference_mode(), _reproducible():
         parts = [model.forward_features(b["image"]).float().cpu()
@@ -214,14 +256,16 @@ def predict_from_embeddings(
     model: nn.Module, # the same model
     embeddings: np.ndarray | None, # (n, D) from `embed_images`
     table: np.ndarray, # float32 (n, F) preprocessed variables of the same cases
-) -> np.ndarray: # float64 (n,) probability of the positive class, or (n, C)
-    "The second half: probabilities from embedded images and a table."
+    *,
+    survival: bool = False, # whether it predicts risks
+) -> np.ndarray: # float64 (n,) probability of the positive class, or (n, C); of survival (n,) risk
+    "The second half: what is predicted from embedded images and a table."
     model.eval()
     embeddings, table = (x if x is None else torch.as_tensor(x, device=_device_of(model)) for x in (embeddings, table))
     with torch.inference_mode(), _reproducible():
-        return _probabilities(model.forward_head(embeddings, table)["main"].cpu().double())
+        return _probabilities(model.forward_head(embeddings, table)["main"].cpu().double(), survival)
 
-# %% ../nbs/41_train.ipynb #028-afebce
+# %% ../nbs/41_train.ipynb #027-afebce
 def _write(path, tensors, facts):
     "A safetensors file with `facts` in its header, whole or not at all."
     with atomic_path(path) as temporary:
@@ -242,7 +286,7 @@ def _read(path, key):
                         "Give another folder, or delete that file to start from the beginning.")
     return tensors, facts
 
-# %% ../nbs/41_train.ipynb #030-b85505
+# %% ../nbs/41_train.ipynb #029-b85505
 def _optimizer_tensors(optimizers):
     "The state of all optimisers as one flat dictionary of tensors."
     return {f"optimizer.{i}.{p}.{name}": tensor for i, optimizer in enumerate(optimizers)
@@ -258,7 +302,7 @@ def _restore_optimizers(optimizers, tensors):
     for optimizer, state in zip(optimizers, states):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
-# %% ../nbs/41_train.ipynb #031-a53de5
+# %% ../nbs/41_train.ipynb #030-a53de5
 def _save(task, optimizers, history, best):
     "Write the files of the epoch that has just ended; `best` before `last`."
     finished = _finished(history, task.config)
@@ -281,7 +325,7 @@ def _resume(task, optimizers):
     _restore_optimizers(optimizers, {k: t for k, t in tensors.items() if k.startswith("optimizer.")})
     return facts["history"], best
 
-# %% ../nbs/41_train.ipynb #033-1ae7f3
+# %% ../nbs/41_train.ipynb #032-1ae7f3
 def _best_epoch(history, config):
     "The epoch (from 1) of the highest validation score; of equal ones the lowest loss; of equal ones the first."
     return 1 + max(range(len(history)), key=lambda i: (history[i][f"val_{config.monitor}"], -history[i]["val_loss"]))
@@ -291,7 +335,7 @@ def _finished(history, config):
     "Whether training is over: all epochs done, or `patience` of them without improvement."
     return bool(history) and (len(history) >= config.epochs or len(history) - _best_epoch(history, config) >= config.patience)
 
-# %% ../nbs/41_train.ipynb #036-2840c6
+# %% ../nbs/41_train.ipynb #035-fde3f2
 @dataclass(frozen=True)
 class _Task:
     "One training: what, on what, how, and where to."
@@ -303,13 +347,23 @@ class _Task:
     folder: Path | None
     key: str
     pos_weight: float | tuple
+    edges: np.ndarray | None  # of the bins of hazards
 
-    def loss(self, logits, labels):
+    def loss(self, logits, labels, group):
+        if self.data.survival: return survival_loss(logits, labels, group=group, edges=self.edges, ties=self.config.ties)
         shape, classes = tuple(logits["main"].shape[1:]), self.data.n_classes
         if shape != (() if classes == 2 else (classes,)):
             raise DataError(f"a model of {classes} classes", f"logits (B, {shape[0]})" if shape else "one logit, of two classes", "Build it with n_classes.")
         focus = self.config.focus if self.config.loss == "focal" else 0.0
         return multi_head_loss(logits, labels, pos_weight=self.pos_weight, smoothing=self.config.label_smoothing, focus=focus)
+
+
+def _learned_from(data, rows, config):
+    "What the loss takes from the training part: the weight of a class, and the edges of bins of time; each patient once."
+    if not data.survival: return _weight(config.pos_weight, data.labels[rows], data.n_classes), None
+    if config.loss == "cox": return 1.0, None
+    patients = np.unique(rows if data.groups is None else data.groups[rows], return_index=True)[1]
+    return 1.0, hazard_bins(*data.labels[rows][patients].T, config.hazard_bins)
 
 
 def _weight(given, labels, n_classes):
@@ -319,17 +373,19 @@ def _weight(given, labels, n_classes):
     if np.shape(given) == (() if n_classes == 2 else (n_classes,)): return given
     raise DataError("a number as pos_weight" if n_classes == 2 else f"a weight of each of {n_classes} classes as pos_weight", repr(given))
 
-
+# %% ../nbs/41_train.ipynb #036-8e2a32
 def _key(model, data, train_rows, val_rows, config):
     "Fingerprint of the model, its first weights, the rows' content and the settings."
     rows = np.concatenate([train_rows, val_rows])
-    chunks = np.array_split(rows, -(-len(rows) // 256)) if data.images is not None else []
+    chunks = np.array_split(rows, -(-len(rows) // 256)) if data.images is not None and not data.bags else []
     images = [fingerprint(data.images[chunk]) for chunk in chunks]  # in pieces: the array may be larger than memory
+    if data.bags: images = data.images_key
+    groups = data.groups if data.groups is None else data.groups[rows]
     options = {k: v for k, v in vars(model).items() if isinstance(v, (str, int, float)) and k != "training"}
     weights = {k: t.detach().cpu().numpy() for k, t in model.state_dict().items()}
-    return fingerprint(repr(model), options, weights, images, data.table[rows], data.labels[rows], train_rows, val_rows, config)
+    return fingerprint(repr(model), options, weights, images, data.table[rows], data.labels[rows], groups, train_rows, val_rows, config)
 
-# %% ../nbs/41_train.ipynb #037-81fe6d
+
 class TrainingError(DataError):
     "Training cannot go on: the loss is no longer a number."
 
@@ -342,7 +398,7 @@ def _check_finite(losses, where, epoch, lr, folder):
     raise TrainingError("a finite loss", f"{losses[bad[0]]} in epoch {epoch}, {where} {bad[0] + 1} of {len(losses)}, "
                         f"at a learning rate of {lr:g}", f"Lower the learning rate, and look for extreme values in the table.{kept}")
 
-# %% ../nbs/41_train.ipynb #040-98f0b4
+# %% ../nbs/41_train.ipynb #039-98f0b4
 def _backbone(model, config): return model.backbone_blocks() if config.finetune else []
 
 
@@ -379,25 +435,25 @@ def _epoch_rows(task, epoch):
     if task.config.sampler == "shuffle": return task.train_rows, seed
     return balanced_rows(task.data.labels, task.train_rows, seed), None
 
-# %% ../nbs/41_train.ipynb #042-a4f1f9
+# %% ../nbs/41_train.ipynb #041-1789b2
 def _train_epoch(fabric, network, optimizers, task, epoch):
-    "One pass over the training rows; (2, number of batches) their losses and accuracies, averaged over devices."
+    "One pass over the training rows; (2, number of batches) their losses and accuracies (or whether none died), averaged over devices."
     config, augment, seen = task.config, task.config.augmentation, []
     rows, order = _epoch_rows(task, epoch)
-    batches = task.data.batches(rows, batch_size=config.batch_size, shuffle_seed=order,
+    batches = task.data.batches(rows, batch_size=config.batch_size, shuffle_seed=order, bag_seed=(config.seed, epoch),
                                 rank=fabric.global_rank, world=fabric.world_size, device=fabric.device)
     network.train()
     if blocks := _backbone(task.model, config): _freeze(blocks, config.finetune.thawed(epoch, len(blocks)))
     for batch in batches:
-        image = augment(batch["image"]) if augment and task.model.uses_image else batch["image"]
+        image = augment(batch["image"]) if augment and task.model.uses_image and not task.data.bags else batch["image"]
         logits = network(image, batch["table"])
-        loss = task.loss(logits, batch["label"])
+        loss = task.loss(logits, batch["label"], batch["group"])
         fabric.backward(loss)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        right = _calls(logits["main"]) == batch["label"]
-        seen.append(torch.stack([loss.detach(), right.to(loss.dtype).mean()]))
+        beside = 1 - batch["label"][:, 1].amax() if task.data.survival else (_calls(logits["main"]) == batch["label"]).to(loss.dtype).mean()
+        seen.append(torch.stack([loss.detach(), beside.to(loss.dtype)]))
     return fabric.all_reduce(torch.stack(seen)).cpu().double().numpy().T.copy()
 
 
@@ -405,11 +461,12 @@ def _calls(z): return (z >= 0).long() if z.ndim == 1 else z.argmax(dim=1)
 
 
 def _validate(task):
-    "Loss, AUC, accuracy and macro-F1 of the validation part; all NaN where a logit is."
+    "Loss, AUC, accuracy and macro-F1, or C of patients, of the validation part; all NaN where a logit is."
     logits = _logits(task.model, task.data, task.val_rows, task.config.batch_size)
-    labels = torch.from_numpy(task.data.labels[task.val_rows])
-    loss, z, calls = float(task.loss(logits, labels)), logits["main"], _calls(logits["main"])
-    scores = {"auc": lambda: _auc(labels, z), "accuracy": lambda: (calls == labels).double().mean(),
+    labels, group = (x if x is None else torch.from_numpy(x[task.val_rows]) for x in (task.data.labels, task.data.groups))
+    loss, z, calls = float(task.loss(logits, labels, group)), logits["main"], _calls(logits["main"])
+    scores = {"harrell_c": lambda: patient_c(risk_of(z), labels, group)} if task.data.survival else {
+              "auc": lambda: _auc(labels, z), "accuracy": lambda: (calls == labels).double().mean(),
               "macro_f1": lambda: f1_score(labels, calls, labels=range(task.data.n_classes), average="macro", zero_division=0)}
     return {"val_loss": loss, **{f"val_{name}": float(score()) if np.isfinite(loss) else np.nan for name, score in scores.items()}}
 
@@ -419,7 +476,14 @@ def _auc(labels, z):
     if z.ndim == 1: return roc_auc_score(labels, z)
     return np.mean([roc_auc_score(labels == c, p) for c, p in enumerate(z.softmax(dim=1).T)])
 
-# %% ../nbs/41_train.ipynb #044-49bfa6
+# %% ../nbs/41_train.ipynb #043-551990
+def _seen_in_training(losses, beside, config):
+    "What the history says of an epoch's batches."
+    if not config.survival: return {"train_loss": float(losses.mean()), "train_accuracy": float(beside.mean())}
+    told = 1 - beside if config.loss == "cox" else np.ones_like(beside)  # a batch without events has no Cox loss, not one of 0
+    return {"train_loss": float(losses.sum() / max(told.sum(), 1e-9)), "eventless_batches": float(beside.sum())}
+
+
 def _embedded_once(task):
     "Where nothing can change the images' embeddings, neither training nor augmentation, they are made once and not in every epoch."
     if not getattr(task.model, "freeze", False) or task.config.augmentation: return task
@@ -442,11 +506,11 @@ def _train(fabric, task, progress):
         epoch = len(history) + 1
         rates = _set_rates(optimizers, model, config, epoch)
         with seeded(config.seed, epoch, fabric.global_rank, device=fabric.device), _reproducible():
-            losses, accuracies = _train_epoch(fabric, network, wrapped, task, epoch)
+            losses, beside = _train_epoch(fabric, network, wrapped, task, epoch)
         _check_finite(losses, "batch", epoch, rates["lr"], task.folder)
         scores = fabric.broadcast(_validate(task) if fabric.is_global_zero else None)
         _check_finite([scores["val_loss"]], "validation", epoch, rates["lr"], task.folder)
-        history.append({"epoch": epoch, "train_loss": float(losses.mean()), "train_accuracy": float(accuracies.mean()), **scores, **rates})
+        history.append({"epoch": epoch, **_seen_in_training(losses, beside, config), **scores, **rates})
         if _best_epoch(history, config) == epoch: best = {k: t.detach().cpu().clone() for k, t in model.state_dict().items()}
         if task.folder and fabric.is_global_zero: _save(task, optimizers, history, best)
         bar.update()
@@ -454,7 +518,7 @@ def _train(fabric, task, progress):
     bar.close()
     return history, best
 
-# %% ../nbs/41_train.ipynb #046-fce390
+# %% ../nbs/41_train.ipynb #045-fce390
 def _fabric(config):
     "Lightning Fabric for these settings."
     several = "ddp_notebook" if hasattr(sys, "ps1") else "ddp_spawn"
@@ -484,7 +548,7 @@ def _prepare(folder, devices):
     for left in Path(folder).glob(".*.safetensors"): left.unlink()
     return check_writable(folder)
 
-# %% ../nbs/41_train.ipynb #048-9ebff7
+# %% ../nbs/41_train.ipynb #047-f1267a
 def fit(
     model: nn.Module, # `forward(image, table)` -> dict of logits; ends with the best weights, on the device
     data: FusionData, # all cases
@@ -495,12 +559,16 @@ def fit(
     folder: str | Path | None = None, # for checkpoints: a training that was killed goes on from there; None: none are written
     progress: bool = True, # a bar of the epochs
 ) -> pd.DataFrame: # a row per epoch: epoch, train_ and val_loss, train_ and val_accuracy, val_auc, val_macro_f1, lr (, backbone_lr, thawed)
-    "Train `model`, stop early on the validation score that `config.monitor` names, and give it back its best weights."
+    """Train `model`, stop early on the validation score that `config.monitor` names, and give it back its best weights.
+
+    The history of survival has val_harrell_c and eventless_batches instead of AUC, F1 and accuracies."""
+    _check_fits(data, config)
     train_rows, val_rows = _check_parts(data, train_rows, val_rows)
-    data, folder = _seen_by(model, data), _prepare(folder, config.devices)
+    data = _seen_by(model, data)
+    for rows in (train_rows, val_rows): _check_present(model, data, rows)
+    learned, folder = _learned_from(data, train_rows, config), _prepare(folder, config.devices)
     key = _key(model, data, train_rows, val_rows, config) if folder else ""
-    weight = _weight(config.pos_weight, data.labels[train_rows], data.n_classes)
-    task = _Task(model, data, train_rows, val_rows, config, folder, key, weight)
+    task = _Task(model, data, train_rows, val_rows, config, folder, key, *learned)
     # bound, not passed: Fabric would look for modules inside its arguments, and cannot take frozen dataclasses apart
     result = _fabric(config).launch(partial(_train_here, task=task, progress=progress))
     _freeze(_backbone(model, config), len(_backbone(model, config)))

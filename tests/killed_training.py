@@ -3,6 +3,7 @@
     python killed_training.py FOLDER OUT.npz    checkpoints in FOLDER; weights and history of the end in OUT.npz
     python killed_training.py - OUT.npz         the same training, undisturbed and without checkpoints
     ... OUT.npz staged                          three classes, drawn by a balanced sampler, with an encoder that is thawed in stages
+    ... OUT.npz bags                            survival from bags and genes, some of which are missing, with modality dropout
 
 Each attempt is a forked process. The k-th attempt kills itself at its k-th step, where a step is a batch, or one of the moments of
 writing a file: before, when half of it is written, when all is written but not yet moved into place, after that. So every moment of an epoch is met.
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 
 from fusion_nb import runs, train
+from fusion_nb.bag_fusion import build_bag_model
 from fusion_nb.batches import FusionData, PatchAugment
 from fusion_nb.encoders import image_encoder
 from fusion_nb.fusion import build_model
+from fusion_nb.slide_features import bags_of
 
 torch.set_num_threads(1)  # a forked process must not inherit the threads of a pool
 
@@ -43,6 +46,20 @@ def staged_training(folder):
     config = train.TrainConfig(lr=0.003, batch_size=30, epochs=7, patience=7, schedule="step", warmup=1, loss="focal", sampler="balanced", pos_weight=None,
                                monitor="macro_f1", finetune=train.Finetune(1e-3, 2, 1), augment=PatchAugment(), accelerator="cpu")
     history = train.fit(model, data, np.arange(60), np.arange(60, 90), config=config, folder=folder, progress=False)
+    return {**{k: t.numpy() for k, t in model.state_dict().items()}, "history": history.to_numpy()}
+
+
+def bag_training(folder):
+    """Survival of patients with one or two cases, from patches and genes of which some are missing; patches and what is dropped are drawn anew in each epoch."""
+    rng = np.random.default_rng(0)
+    bags = bags_of([rng.normal(size=(rng.integers(0, 7), 5)) for _ in range(90)], bag_size=3)
+    genes = rng.normal(size=(90, 6)).astype("float32")
+    genes[(np.arange(90) % 7 == 0) & (bags.sizes > 0)] = np.nan
+    groups = np.arange(90) // 3 * 2 + (np.arange(90) % 3 == 2)
+    labels = np.stack([np.round(1 + rng.exponential(9, 90)), rng.random(90) < .6], axis=1).astype("float32")[np.unique(groups, return_index=True)[1]][groups]
+    model = build_bag_model("cross_attention", token_dim=5, table_dim=6, dim=8, gene_hidden=(8,), modality_dropout=.3)
+    config = train.TrainConfig(lr=.003, batch_size=20, epochs=7, patience=7, loss="cox", monitor="harrell_c", accelerator="cpu")
+    history = train.fit(model, FusionData(bags, genes, labels, groups), np.arange(60), np.arange(60, 90), config=config, folder=folder, progress=False)
     return {**{k: t.numpy() for k, t in model.state_dict().items()}, "history": history.to_numpy()}
 
 
@@ -101,7 +118,7 @@ def attempt(n, folder, out, training):
 
 if __name__ == "__main__":
     folder, out, *which = sys.argv[1:]
-    training = staged_training if which == ["staged"] else toy_training
+    training = {"staged": staged_training, "bags": bag_training}[which[0]] if which else toy_training
     if folder == "-":
         np.savez(out, **training(None))
     else:

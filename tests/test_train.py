@@ -320,11 +320,12 @@ def test_settings_reach_the_loss_of_several_classes(three):
     assert alike == losses["plain"]  # without the focal loss its gamma counts for nothing
 
 
-def test_staged_training_killed_at_every_moment_of_an_epoch(tmp_path):
-    """Real SIGKILLs, see killed_training.py: sampler, thawing, warm-up and augmentation go on as if nothing had happened."""
+@pytest.mark.parametrize("which", ["staged", "bags"])
+def test_other_trainings_killed_at_every_moment_of_an_epoch(tmp_path, which):
+    """Real SIGKILLs, see killed_training.py: sampler, thawing, warm-up, augmentation, drawn patches, dropped modalities go on as if nothing had happened."""
     script, found = Path(__file__).with_name("killed_training.py"), []
     for folder, out in ((tmp_path / "ckpt", tmp_path / "killed.npz"), ("-", tmp_path / "whole.npz")):
-        done = subprocess.run([sys.executable, script, folder, out, "staged"], capture_output=True, text=True, timeout=500)
+        done = subprocess.run([sys.executable, script, folder, out, which], capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr
         found.append((dict(np.load(out)), done.stdout))
     (killed, kills), (whole, _) = found
