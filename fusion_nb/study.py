@@ -300,33 +300,23 @@ def on_validation(
     outcome = ["label"] if "label" in pred else ["time", "event"]
     return {key: learn(*(rows[name].to_numpy() for name in outcome), rows[columns].to_numpy()) for key, rows in val.items()}
 
-# %% ../nbs/70_study.ipynb #044-9378d1
-def _rising_line(label, score):
-    "Platt's calibrator, of several classes a tuple of them; None where validation cannot teach one that keeps the order."
-    if score.ndim == 2:
-        fitted = tuple(_rising_line(label == c, column) for c, column in enumerate(score.T))
-        return None if None in fitted else fitted
-    try: fitted = fit_calibrator(label, score)
+# %% ../nbs/70_study.ipynb #044-495082
+def _calibrator(label, score):
+    "Platt's calibrator, of several classes a temperature; None where validation cannot teach one that keeps the order."
+    try: fitted = fit_calibrator(label, score, method="platt" if score.ndim == 1 else "temperature")
     except DataError: return None
-    return fitted if fitted.parameters["slope"] > 0 else None
-
-
-def _apply(fitted, score):
-    "Calibrated probabilities; of several classes each row sums to 1."
-    if not isinstance(fitted, tuple): return fitted.apply(score)
-    each = np.stack([line.apply(column) for line, column in zip(fitted, score.T)], axis=1)
-    return each / each.sum(axis=1, keepdims=True)
+    return fitted if fitted.parameters.get("slope", 1) > 0 else None
 
 
 def calibrate(
     pred: pd.DataFrame, # prediction table with one run per model and fold
-) -> tuple: # the table with calibrated scores; {(model, fold): `Calibrator`, (C,) of them, or None where the scores stayed as they came}
-    "Platt's calibration of every model and fold, fitted on its validation part and applied to all of its parts; `DataError` for risks."
+) -> tuple: # the table with calibrated scores; {(model, fold): `Calibrator`, or None where the scores stayed as they came}
+    "Platt's calibration of every model and fold, of several classes a temperature, fitted on its validation part and applied to all of its parts; `DataError` for risks."
     if "label" not in pred: raise DataError("scores of classes to calibrate", "risks of survival")
-    columns, fitted = _score_columns(pred), on_validation(pred, _rising_line)
+    columns, fitted = _score_columns(pred), on_validation(pred, _calibrator)
     score = pred[columns].to_numpy(np.float64, copy=True)
     for key, rows in pred.groupby(["model", "fold"]).indices.items():
-        if fitted[key] is not None: score[rows] = _apply(fitted[key], score[rows].squeeze(1) if len(columns) == 1 else score[rows]).reshape(len(rows), -1)
+        if fitted[key] is not None: score[rows] = fitted[key].apply(score[rows])
     return pred.assign(**dict(zip(columns, score.T))), fitted
 
 # %% ../nbs/70_study.ipynb #049-6d39d8

@@ -27,7 +27,7 @@ from fusion_nb.data.synthetic import make_paired, read_synthetic
 from fusion_nb.fusion import MODELS
 from fusion_nb.launch import StudyError, check_parameters, read_parameters, run_study
 from fusion_nb.metrics import auc
-from fusion_nb.operating_point import choose_threshold, read_fitted
+from fusion_nb.operating_point import choose_threshold, fit_calibrator, read_fitted
 from fusion_nb.predictions import prediction_rows, score_matrix
 from fusion_nb.runs import read_json
 from fusion_nb.schema import DataError
@@ -528,18 +528,24 @@ def toy_classes(n=90, seed=0):
     return pd.concat(tables, ignore_index=True)
 
 
-def test_classes_are_calibrated_one_by_one_on_validation():
+def test_classes_share_a_temperature_learned_on_validation():
     pred = toy_classes()
     done, fitted = calibrate(pred)
-    assert fitted["toy", 1] is None and len(fitted["toy", 0]) == 3
-    mine, val = (pred["fold"] == 0).to_numpy(), pred.query("fold == 0 and split == 'val'")
-    each = np.stack([LogisticRegression(C=np.inf, tol=1e-10).fit(logit(val[[s]].to_numpy()), val["label"] == c)
-                     .predict_proba(logit(pred.loc[mine, [s]].to_numpy()))[:, 1] for c, s in enumerate(SCORES)], axis=1)
-    assert np.allclose(done.loc[mine, SCORES], each / each.sum(axis=1, keepdims=True), atol=1e-5)
-    assert done.loc[~mine].equals(pred.loc[~mine]) and np.allclose(done[SCORES].sum(axis=1), 1)
+    for fold in (0, 1):
+        mine, val = (pred["fold"] == fold).to_numpy(), pred.query("fold == @fold and split == 'val'")
+        alone = fit_calibrator(val["label"].to_numpy(), val[SCORES].to_numpy(), method="temperature")
+        assert fitted["toy", fold] == alone and np.allclose(done.loc[mine, SCORES], alone.apply(pred.loc[mine, SCORES].to_numpy()), atol=1e-12)
+    assert np.allclose(done[SCORES].sum(axis=1), 1)
     test = pred["split"] == "test"
     wrong = pred.assign(label=pred["label"].where(~test, 2 - pred["label"]))
     assert calibrate(wrong)[1] == fitted != calibrate(pred.assign(label=pred["label"].where(test, 2 - pred["label"])))[1]
+
+
+def test_scores_of_several_classes_stay_where_they_tell_nothing():
+    pred = toy_classes()
+    turned = pred.assign(**dict(zip(SCORES, np.roll(pred[SCORES].to_numpy(), 1, axis=1).T)))
+    done, fitted = calibrate(turned)
+    assert fitted["toy", 0] is None and done.loc[done["fold"] == 0].equals(turned.loc[turned["fold"] == 0])
 
 
 # ---- real data
@@ -603,7 +609,8 @@ def test_committed_parameters_are_known(repo, file):
 
 
 def test_no_committed_parameters_are_forgotten_here(repo):
-    assert {f.stem for f in (repo / "nbs" / "studies" / "params").iterdir()} == {"breast_lesions", "null_cohort", "paper_scale", "breast_mri_fusion", "full_coverage", "brecahad_mimiciv", "mimic_demo"}
+    assert {f.stem for f in (repo / "nbs" / "studies" / "params").iterdir()} == {"breast_lesions", "null_cohort", "paper_scale", "breast_mri_fusion", "full_coverage", "brecahad_mimiciv", "mimic_demo",
+                                                                                "tcga_brca_subtype", "tcga_brca_survival", "glioma_paper_scale", "subtype_paper_scale", "survival_null"}
 
 
 def test_unknown_feature_set_suggests_the_near_name(tmp_path):
