@@ -31,7 +31,24 @@ def seeded(
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         yield
 
-# %% ../nbs/40_batches.ipynb #008-2c2e82
+# %% ../nbs/40_batches.ipynb #008-14b96c
+def _shuffled(rows, groups, seed):
+    "The rows in an order drawn from the seed; where patients are known, their cases stay together."
+    rng = np.random.default_rng(seed)
+    if groups is None: return rng.permutation(rows)
+    _, place = np.unique(groups[rows], return_inverse=True)
+    return rows[np.argsort(rng.permutation(place.max() + 1)[place], kind="stable")] if len(rows) else rows
+
+
+def _cut(rows, groups, n):
+    "Up to `n` pieces of nearly equal size; where patients are known, cut between two of them."
+    if groups is None or n == 1: return np.array_split(rows, n)
+    begin = np.flatnonzero(np.diff(groups[rows]))[:, None] + 1  # of every patient but the first
+    if not len(begin): return [rows]
+    nearest = np.abs(begin - np.linspace(0, len(rows), n + 1)[1:-1]).argmin(axis=0)
+    return np.split(rows, np.unique(begin[nearest, 0]))
+
+
 def _images(images, rows, device, bag_seed):
     "The images of some rows as numbers, or their bags."
     if images is None: return None
@@ -61,7 +78,7 @@ def _pieces(rows, bags):
             start, longest = end, size
     yield rows[start:]
 
-# %% ../nbs/40_batches.ipynb #009-ce7361
+# %% ../nbs/40_batches.ipynb #009-00d878
 @dataclass(frozen=True)
 class FusionData:
     "Images, table and labels of all cases, row by row the same case."
@@ -92,10 +109,11 @@ class FusionData:
         world: int = 1, # how many processes share each batch
         device="cpu", # where the tensors are wanted
     ) -> Iterator[dict]: # image float (B, C, H, W) in [0, 1], `Bag` or None, table (B, F), label (B,) or (B, 2), row (B,), group (B,) or None
-        "Walk through `rows` in batches of nearly equal size."
+        "Walk through `rows` in batches of nearly equal size; shuffled, a patient's cases are of one batch, so that a loss can count the patient once."
         rows = np.ascontiguousarray(rows, dtype=np.int64)
-        if shuffle_seed is not None: rows = np.random.default_rng(shuffle_seed).permutation(rows)
-        for batch in np.array_split(rows, max(1, -(-len(rows) // batch_size))):
+        whole = None if shuffle_seed is None else self.groups
+        if shuffle_seed is not None: rows = _shuffled(rows, whole, shuffle_seed)
+        for batch in _cut(rows, whole, max(1, -(-len(rows) // batch_size))):
             share = np.array_split(batch, world)[rank]
             for part in _pieces(share, self.images) if self.bags and bag_seed is None else [share]: yield _tensors(self, part, device, bag_seed)
 

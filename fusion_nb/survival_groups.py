@@ -155,9 +155,16 @@ def _fold_sentence(scores):
     without = f"; {len(silent)} of them ({', '.join(map(str, silent))}) without a comparable pair, which count for nothing" if silent else ""
     return f"Risks were compared within each of {folds} folds only{without}."
 
-# %% ../nbs/75_survival_groups.ipynb #013-b3beaf
+# %% ../nbs/75_survival_groups.ipynb #013-57ad09
+def _as_survival(pred):
+    "Two classes as times: positives at 1, negatives censored at 2. The pairs that can be compared are those of a positive and a negative, so C is the AUC."
+    column, *others = [c for c in pred if c.startswith("score_")]
+    if others: raise DataError("risks, or scores of two classes", f"{len(others) + 1} classes", "Take one class against the rest.")
+    return pred.drop(columns="label").assign(time=2.0 - pred["label"], event=pred["label"]).rename(columns={column: "score_risk"})
+
+
 def fold_c(
-    pred: pd.DataFrame, # prediction table of survival, one run per model: see `ensemble`
+    pred: pd.DataFrame, # prediction table of survival, or of two classes, one run per model: see `ensemble`
     *,
     level: str = "case", # "case": every slide; "patient": the mean risk of each patient's
     metrics: tuple = ("harrell_c",), # of harrell_c, uno_c, auc_at_<time>
@@ -170,7 +177,11 @@ def fold_c(
 
     As R's `survival::concordance(Surv(time, event) ~ risk + strata(fold), reverse=TRUE)`; the weights of Uno's C and of the AUC are
     those of all folds together. Folds without a comparable pair are named in `method`. Raises `DataError` for a patient in the test parts of two folds,
-    no comparable pair in any, a time of the AUC at which nobody is left, and scores of classes."""
+    no comparable pair in any, and a time of the AUC at which nobody is left. Of two classes (cases alone) it is the AUC within folds,
+    called auc: the mean of the folds' AUCs, each by its pairs of a positive and a negative case."""
+    classes = "label" in pred
+    if classes and (level, metrics) != ("case", ("harrell_c",)): raise DataError("level='case' and no metrics for two classes", f"level={level!r}, metrics={metrics!r}")
+    if classes: pred = _as_survival(pred)
     scores = _part(pred, split, level)
     drawn = _drawn_group(scores, True)
     metrics = _check_request(metrics, n, drawn, scores)
@@ -179,10 +190,10 @@ def fold_c(
     estimate, shape = np.array([job.plain() for job in jobs]), (len(scores.models), len(metrics))
     values = _values(jobs, scores, drawn, False, n=n, seed=seed, threads=_n_threads(None))
     method = f"{_describe(scores, drawn, n, seed, dict.fromkeys(metrics, False))[:-1]}. {_fold_sentence(scores)}"
-    return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, metrics, len(scores), scores.n_groups, method,
+    return Resamples(values.reshape(n, *shape), estimate.reshape(shape), scores.models, ("auc",) if classes else metrics, len(scores), scores.n_groups, method,
                      strata=(False,) * len(metrics), seeds=(seed,))  # without the scores: BCa limits would leave cases out of the pooled risks
 
-# %% ../nbs/75_survival_groups.ipynb #019-49d624
+# %% ../nbs/75_survival_groups.ipynb #021-49d624
 def fold_table(
     pred: pd.DataFrame, # prediction table of survival, one run per model
     *,
@@ -199,7 +210,7 @@ def fold_table(
                      "harrell_c": float(_ratio(won, pairs)), "note": "" if pairs else "no comparable pair: counts for nothing"})
     return pd.DataFrame(rows)
 
-# %% ../nbs/75_survival_groups.ipynb #022-f15323
+# %% ../nbs/75_survival_groups.ipynb #024-f15323
 def _against(resamples, reference):
     "Every model's difference from the reference, with limits and P; the reference itself has none."
     rows = compare_models(resamples, metric="harrell_c", reference=reference)
@@ -230,7 +241,7 @@ def modality_table(
     first = ["model", "modality", "level", "estimate", "low", "high"]
     return table[[*first, *(c for c in ("difference", "difference_low", "difference_high", "p", "p_holm", "reference", "published") if c in table), "n", "n_groups", "method"]]
 
-# %% ../nbs/75_survival_groups.ipynb #025-fa22ba
+# %% ../nbs/75_survival_groups.ipynb #027-fa22ba
 def _cuts(fit, n_groups, where):  # -> (n_groups - 1, M)
     "Quantiles of the risks of each model in the part to cut on."
     for model, risk in zip(fit.models, fit.scores.T):
@@ -261,7 +272,7 @@ def risk_groups(
     columns = ["model", "case_id", "group", "fold", "time", "event", "risk_group"]
     return pd.concat([scores.cases.assign(model=model, risk_group=g) for model, g in zip(scores.models, place.T)], ignore_index=True)[columns]
 
-# %% ../nbs/75_survival_groups.ipynb #028-59f43f
+# %% ../nbs/75_survival_groups.ipynb #030-59f43f
 _GROUPED = ("model", "group", "time", "event", "risk_group")
 
 
@@ -298,7 +309,7 @@ def km_curves(
     columns = ["model", "risk_group", "time", "survival", "low", "high", "at_risk", "n_events", "n_censored", "n", "n_groups", "level"]
     return pd.concat(found, ignore_index=True)[columns]
 
-# %% ../nbs/75_survival_groups.ipynb #031-b0fb18
+# %% ../nbs/75_survival_groups.ipynb #033-b0fb18
 def logrank(
     groups: pd.DataFrame, # from `risk_groups`
 ) -> pd.DataFrame: # model, n, n_events, n_risk_groups, smallest, statistic, df, p
@@ -318,7 +329,7 @@ def logrank(
                       "statistic": float(test.test_statistic), "df": len(sizes) - 1, "p": float(test.p_value)})
     return pd.DataFrame(found)
 
-# %% ../nbs/75_survival_groups.ipynb #034-95ea87
+# %% ../nbs/75_survival_groups.ipynb #036-95ea87
 @dataclass(frozen=True)
 class Forecasts:
     "Chances to be free of the event, of every model and of the Kaplan-Meier curve, on the same cases."
@@ -359,7 +370,7 @@ def fold_forecasts(
     method = f"Baseline hazard by Breslow, {'slope' if slope is None else 'no slope'} fitted, on the {fit_on} part of each of {len(_folds_of(scores))} folds."
     return Forecasts(scores, (*scores.models, "kaplan_meier"), times, chance, method)
 
-# %% ../nbs/75_survival_groups.ipynb #037-ffe308
+# %% ../nbs/75_survival_groups.ipynb #039-ffe308
 def _brier_values(forecasts, counts=None):  # -> (R, M + 1, 1 + T)
     "Integrated score and the score at each time, of each model on each resample."
     each = [np.atleast_2d(survival_brier(*forecasts.scores.outcome, p, times=forecasts.times, counts=counts)) for p in forecasts.probability.swapaxes(0, 1)]
@@ -384,7 +395,7 @@ def fold_brier(
     return Resamples(np.concatenate(values), _brier_values(forecasts)[0], forecasts.models, names, len(scores), scores.n_groups, method,
                      strata=(False,) * len(names), seeds=(seed,))
 
-# %% ../nbs/75_survival_groups.ipynb #040-37c101
+# %% ../nbs/75_survival_groups.ipynb #042-37c101
 def _observed(rows, at, level):  # -> share with the event by `at`, low, high
     "One minus the Kaplan-Meier curve; NaN where a group's follow-up ends before with somebody left."
     fitted = _fitted(rows, level)

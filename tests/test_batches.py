@@ -177,3 +177,19 @@ def test_colours_change_gently_and_positions_stay():
 def test_nothing_black_is_turned_in():
     with seeded(0): changed = only_patch(rotation=45.0)(torch.full((20, 3, 32, 32), 0.8))
     assert changed.min() > 0.79
+
+
+@pytest.mark.parametrize("batch_size", [2, 16, 64, 500])
+def test_the_cases_of_a_patient_are_of_one_batch(batch_size):
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 90, 150).astype(np.int64)
+    time, event = rng.random(90).astype(np.float32) + 1, rng.integers(0, 2, 90).astype(np.float32)
+    data = FusionData(None, np.zeros((150, 1), np.float32), np.stack([time, event], axis=1)[groups], groups)
+    rows = rng.permutation(150)[:140]
+    batches = [b["row"].numpy() for b in data.batches(rows, batch_size=batch_size, shuffle_seed=(1, 2))]
+    assert sorted(np.concatenate(batches)) == sorted(rows) and all(len(b) for b in batches)
+    of_batch = [set(groups[b]) for b in batches]
+    assert sum(map(len, of_batch)) == len(set.union(*of_batch)) and max(map(len, batches)) <= batch_size + 2 * np.bincount(groups[rows]).max()
+    again, other = ([b["row"].tolist() for b in data.batches(rows, batch_size=batch_size, shuffle_seed=seed)] for seed in ((1, 2), (1, 3)))
+    assert again == [b.tolist() for b in batches] != other
+    assert np.concatenate([b["row"] for b in data.batches(rows, batch_size=batch_size)]).tolist() == rows.tolist()  # evaluated in the order asked for

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 from hypothesis import given, settings, strategies as st
 
 from fusion_nb.compare import claim, compare_models
@@ -239,7 +240,9 @@ NO_VAL_EVENTS = PRED[~((PRED["split"] == "val") & (PRED["fold"] == 3) & (PRED["e
     (lambda: fold_c(PRED, metrics=("harrel_c",)), "Did you mean 'harrell_c'"),
     (lambda: fold_c(PRED, metrics=("auc_at_9999",)), "Later than that nobody was under observation"),
     (lambda: fold_c(PRED, metrics=("auc_at_0.000001",)), "an event by 1e-06. Got none before"),
-    (lambda: fold_c(PRED.drop(columns=["time", "event"]).assign(label=0)), "risks beside time and event. Got scores of classes"),
+    (lambda: fold_c(PRED.drop(columns=["time", "event"]).assign(label=0)), "an event or more in the test part"),
+    (lambda: fold_c(PRED.drop(columns=["time", "event"]).assign(label=PRED["event"]), level="patient"), "level='case' and no metrics for two classes"),
+    (lambda: fold_c(PRED.drop(columns=["time", "event"]).assign(label=PRED["event"], score_other=0.5)), "risks, or scores of two classes. Got 2 classes"),
     (lambda: fold_c(PRED, n=1), "at least 2 resamples"),
     (lambda: fold_c(pd.concat([PRED, PRED.assign(run=1)])), "one score per model and case"),
     (lambda: fold_c(PRED[(PRED["model"] == "m0") | (PRED["case_id"] != "0004")]), "the same cases for every model"),
@@ -372,3 +375,13 @@ def test_age_alone_on_real_rows(data_dir):
     row = intervals(fold_c(pred, level="patient")).iloc[0]
     assert len(rows) > 900 and row["low"] > .5
     assert abs(row["estimate"] - harrell_c(cases["time"], cases["event"], cases["age"])) < .02
+
+
+def test_auc_of_two_classes_within_folds_is_that_of_scikit_learn():
+    two = PRED.drop(columns=["time", "event"]).assign(label=PRED["event"])
+    found = fold_c(two, n=50)
+    for model, estimate in zip(found.models, found.of("auc")[1]):
+        rows = two[(two["model"] == model) & (two["split"] == "test")]
+        folds = [(roc_auc_score(r["label"], r["score_risk"]), r["label"].sum() * (1 - r["label"]).sum()) for _, r in rows.groupby("fold") if r["label"].nunique() == 2]
+        values, weights = zip(*folds)
+        assert estimate == pytest.approx(np.average(values, weights=weights), abs=1e-12)

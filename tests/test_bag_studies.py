@@ -1,0 +1,373 @@
+"""The studies of slides and gene expression from end to end, small: on a twin, on a folder of files, with what is missing, on real genes, and on bad input."""
+import re
+import shutil
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusion_nb.data.survival_twin import make_survival_twin
+from fusion_nb.launch import check_parameters, find_studies, read_parameters, run_study
+from fusion_nb.runs import read_json
+from fusion_nb.schema import DataError
+from fusion_nb.slide_features import extract_features
+
+GLIOMA, SUBTYPE = "glioma_survival", "subtype_expression"
+STUDIES = (GLIOMA, SUBTYPE)
+TILES = {"size": 32, "mpp": 0.5, "max_tiles": 2000, "seed": 0}
+TWIN = {"n_patients": 60, "n_genes": 20, "slide_size": 128}
+FITS = {"tile_size": 32, "bag_size": 4, "folds": 2, "val_fraction": .5, "epochs": 2, "n_resamples": 100, "jobs": 1}
+SINGLES, PAIR = ["bag_attention", "genes"], ["genes", "cross_attention"]
+TRAINED, LAST = "write_predictions(pred", "write_json({"  # stand in the cell that trains, and in the last
+
+
+def carried_out(study, until, **params):
+    """What the cells of a study define, as far as the one with `until` in it; without a kernel of its own, which takes longer than the cells."""
+    book, names = nbformat.read(find_studies()[study], 4), {}
+    given = check_parameters(FITS | params | {"out_dir": str(params["out_dir"])}, find_studies()[study])
+    try:
+        for cell in (c for c in book.cells if c.cell_type == "code"):
+            exec(compile(cell.source, study, "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []): names |= given
+            if "keep" in names and until != LAST: names["keep"] = lambda *drawn: None  # to save figures takes most of the time
+            if until in cell.source: return names
+    finally: plt.close("all")
+    raise AssertionError(f"no cell of {study} has {until!r}")
+
+
+def ended(study, out, **params):
+    """The folder of a whole run."""
+    return run_study(study, params=FITS | params, out=out, progress=False)
+
+
+def scores(predictions, *models):
+    """The predictions of some models in an order that does not depend on the run."""
+    return predictions[predictions["model"].isin(models)].sort_values(["model", "fold", "case_id"], ignore_index=True).drop(columns="study")
+
+
+def twin_of(run): return next(run.glob("twin-*"))
+
+
+def features_of(twin, out):
+    """The features of a twin's slides, extracted without a study."""
+    slides = sorted((twin / "slides").iterdir())
+    extract_features(pd.DataFrame({"slide": [p.stem for p in slides], "path": slides}), out, encoder="small_cnn", tiling=TILES, progress=False)
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def glioma_run(tmp_path_factory):
+    return ended(GLIOMA, tmp_path_factory.mktemp("glioma"), **TWIN, models=[*SINGLES, "bag_early", "cross_attention"], sweep_bags=[2], sweep_batches=[32], sweep_seeds=[0, 1])
+
+
+@pytest.fixture(scope="module")
+def subtype_run(tmp_path_factory):
+    return ended(SUBTYPE, tmp_path_factory.mktemp("subtype"), **TWIN, models=[*SINGLES, "cross_attention"])
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def run(request): return request.getfixturevalue("glioma_run" if request.param == GLIOMA else "subtype_run")
+
+
+@pytest.fixture(scope="module")
+def files(glioma_run, tmp_path_factory):
+    """Parameters by which the glioma twin is read as a folder without slides, with features that were made before; both studies can."""
+    folder = tmp_path_factory.mktemp("files")
+    for name in ("rna.tsv", "clinical.csv"): shutil.copy(twin_of(glioma_run) / name, folder)
+    return {"cohort": "files", "data_dir": str(folder), "features": str(glioma_run / "features")}
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory):
+    """The same of 40 patients, of whom six have no RNA and six others no slide; one more has neither."""
+    folder = make_survival_twin(tmp_path_factory.mktemp("gaps") / "twin", **TWIN | {"n_patients": 40}, slides_per_patient=(1, 1), missing_rna=.15, missing_slides=.15)
+    made = features_of(folder, folder.parent / "features")
+    clinical = pd.read_csv(folder / "clinical.csv")
+    pd.concat([clinical, clinical.iloc[:1].assign(patient="TCGA-A0-9999")]).to_csv(folder / "clinical.csv", index=False)
+    return {"cohort": "files", "data_dir": str(folder), "features": made}
+
+
+# ---- whole runs on the twin
+
+def test_no_patient_is_in_two_parts(run):
+    pred = pd.read_parquet(run / "predictions.parquet")
+    assert set(pred["split"]) == {"train", "val", "test"} and pred["fold"].nunique() == 2
+    assert (pred.groupby(["model", "run", "fold", "group"])["split"].nunique() == 1).all()
+    assert (pred[pred["split"] == "test"].groupby(["model", "run", "case_id"]).size() == 1).all()  # each case is tested once
+    assert pred["group"].nunique() == 60 and pred["case_id"].nunique() == len(list((twin_of(run) / "slides").iterdir()))
+
+
+def test_every_number_has_interval_and_n(run):
+    results = pd.read_parquet(run / "results.parquet")
+    assert (results["low"] <= results["estimate"]).all() and (results["estimate"] <= results["high"]).all() and (results["n_groups"] == 60).all() and (results["n"] >= 60).all()
+    cell = r"[+−]?\d\.\d+ \[[+−]?\d\.\d+, [+−]?\d\.\d+\]"
+    bare = {"C per patient over 1 seed", "C of the true risk", "AUC of the true log-odds"}
+    for name in ("results", "gains", "against_late", "missing", "beyond_c", "brier", "sites", "truth"):
+        if not (run / "tables" / f"{name}.csv").exists(): continue
+        rows = pd.read_csv(run / "tables" / f"{name}.csv")
+        asked = [c for c in rows if re.search(r"\bC\b|AUC|Brier|Reached|F1|Accuracy|Average|\[95%|^Difference", c) and "Published" not in c and c not in bare]
+        assert asked and all(rows[c].str.fullmatch(cell).all() for c in asked), (name, asked, rows[asked].iloc[0].tolist())
+        page = (run / "tables" / f"{name}.html").read_text()
+        assert re.search(r"\d+ (test )?(patients|cases|slides)", page) or "Patients" in rows, f"the table {name!r} does not say of how many"
+
+
+def test_both_studies_leave_their_tables_figures_and_rows(glioma_run, subtype_run):
+    both = {"outliers", "split", "results", "gains", "against_late", "truth"}
+    drawn = {"outliers", "tiles", "training_loss", "training_score", "attention_map", "top_patches", "genes"}
+    parquets = {"predictions", "histories", "results", "attention", "genes"}
+    of_survival = ({"folds", "beyond_c", "brier", "logrank", "random_loss", "sweep", "missing"},
+                   {"c_per_patient", "dynamic_auc", "brier_curve", "kaplan_meier", "calibration", "sweep", "attention_inside"}, {"sweep", "attention_inside"})
+    of_classes = ({"sites"}, {"auc", "roc", "precision_recall", "confusion"}, set())
+    for run, (tables, figures, rows) in ((glioma_run, of_survival), (subtype_run, of_classes)):
+        assert both | tables <= {p.stem for p in (run / "tables").glob("*.csv")} and drawn | figures <= {p.stem for p in (run / "figures").glob("*.svg")}
+        assert parquets | rows <= {p.stem for p in run.glob("*.parquet")}
+
+
+def test_synthetic_is_said_everywhere(run):
+    summary = read_json(run / "summary.json")
+    assert summary["synthetic"] is True and "synthetic" in summary["cohort"]
+    for page in (run / "tables").glob("*.html"): assert "synthetic data</span>" in page.read_text(), page.name
+    for figure in (run / "figures").glob("*.svg"): assert "synthetic data" in figure.read_text(), figure.name
+    report = (run / "report.html").read_text()
+    assert "It says nothing about patients: the cohort was made by a program." in report and "this run is on synthetic data" in report
+
+
+def test_headline_says_which_fusion_gained_or_that_none_was_shown(run):
+    said = read_json(run / "summary.json")["headline"]
+    rows = pd.read_parquet(run / "results.parquet")
+    assert re.match(r"A gain over (bag attention|genes) was shown for|No fusion was shown to gain over (bag attention|genes) alone; that is no proof that none does\.", said)
+    assert said in (run / "report.html").read_text() and set(rows["model"]) >= {*SINGLES, "cross_attention", "late_mean", "late_regression"}
+
+
+def test_published_values_stand_beside_as_those_of_other_data(run):
+    rows = pd.read_csv(run / "tables" / "results.csv").set_index("Model")
+    published, = (c for c in rows if c.startswith("Published"))
+    assert rows.loc["Cross attention", published] in ("0.62 / 0.5806", "0.9379, 0.9948") and set(rows.loc[["Genes", "Bag attention"], published]) <= {"– / –", "–, –"}
+    assert "Published values are of other data" in (run / "tables" / "results.html").read_text()
+
+
+def test_gains_are_against_the_better_single_modality_on_validation(glioma_run):
+    rows = pd.read_parquet(glioma_run / "results.parquet").query("level == 'patient'").set_index("model")
+    history = pd.read_parquet(glioma_run / "histories.parquet")
+    best = history[history["model"].isin(SINGLES)].groupby(["model", "fold", "run"])["val_harrell_c"].max().groupby("model").mean().idxmax()
+    assert set(rows["reference"]) == {best} and rows.drop(index=best)[["difference_low", "difference_high", "p_holm"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("study, file", [(SUBTYPE, "tcga_brca_subtype"), (GLIOMA, "tcga_brca_survival"), (GLIOMA, "glioma_paper_scale"), (SUBTYPE, "subtype_paper_scale"), (GLIOMA, "survival_null")])
+def test_committed_parameters_are_known(repo, study, file):
+    studies = repo / "nbs" / "studies"
+    assert check_parameters(read_parameters(studies / "params" / f"{file}.yaml"), studies / f"{study}.ipynb")
+
+
+# ---- a folder of one's own
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_a_twin_read_as_files_gives_the_same_predictions(kind, request, tmp_path):
+    run = request.getfixturevalue("glioma_run" if kind == GLIOMA else "subtype_run")
+    shutil.copytree(run / "features", tmp_path / "features")  # they are known by slide and settings: nothing is encoded again
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
+    names = carried_out(kind, TRAINED, cohort="files", data_dir=str(twin_of(run)), models=PAIR, out_dir=tmp_path)
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
+    pd.testing.assert_frame_equal(scores(names["pred"], *PAIR), scores(pd.read_parquet(run / "predictions.parquet"), *PAIR))
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_features_made_before_need_no_slides(kind, files, glioma_run, tmp_path):
+    names = carried_out(kind, TRAINED, **files, models=PAIR, out_dir=tmp_path)
+    assert not (tmp_path / "features").exists() and names["bags"].sizes.min() > 0
+    if kind == SUBTYPE: assert (names["bags"].sizes > 16).any() and len(names["bags"]) == 60  # patients with two slides have one bag
+    else: pd.testing.assert_frame_equal(scores(names["pred"], *PAIR), scores(pd.read_parquet(glioma_run / "predictions.parquet"), *PAIR))
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_the_folder_of_a_twin_is_known_as_synthetic(kind, glioma_run, tmp_path):
+    names = carried_out(kind, "def slide_files", cohort="files", data_dir=str(twin_of(glioma_run)), slides="", out_dir=tmp_path)
+    assert names["people"].synthetic and "synthetic data</span>" in (tmp_path / "tables" / "outliers.html").read_text()
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_without_slides_the_genes_are_asked(kind, files, tmp_path):
+    names = carried_out(kind, TRAINED, **files | {"features": ""}, slides="", models=[*SINGLES, "cross_attention"], out_dir=tmp_path)
+    assert names["bags"] is None and set(names["pred"]["model"]) == {"genes", "age"} if kind == GLIOMA else {"genes", "ridge"}
+
+
+def test_censored_may_be_what_is_coded(files, tmp_path):
+    by_status, by_censorship = (carried_out(GLIOMA, "sentences(", **files, **coding, out_dir=tmp_path)["people"].table
+                                for coding in ({}, {"event_column": "censorship", "event_coded": ["censored"]}))
+    pd.testing.assert_frame_equal(by_status[["case_id", "time", "event"]], by_censorship[["case_id", "time", "event"]])
+
+
+def test_folds_by_hospital_share_none(files, tmp_path):
+    names = carried_out(GLIOMA, TRAINED, **files, by_site=True, models=["genes"], out_dir=tmp_path)
+    parts = names["splits"].merge(names["cases"].table[["case_id", "site"]], on="case_id")
+    assert (parts.groupby(["fold", "site"])["split"].nunique() == 1).all() and parts.groupby("fold")["split"].nunique().eq(3).all()
+    assert set(names["pred"]["model"]) == {"genes", "age"} and len(names["pred"]) == 2 * len(parts)
+
+
+def test_hazards_of_bins_are_an_alternative_to_cox(files, tmp_path):
+    names = carried_out(GLIOMA, TRAINED, **files, loss="hazard", models=PAIR, out_dir=tmp_path)
+    risks = names["pred"].query("model != 'age'")["score_risk"]
+    assert risks.between(-names["config"].hazard_bins, 0).all() and risks.nunique() > 100  # minus the sum of survival over the bins
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+def test_a_folder_with_few_hospitals_is_no_failure_of_the_subtypes(sites, files, tmp_path):
+    shutil.copytree(files["data_dir"], tmp_path / "data")
+    clinical = pd.read_csv(tmp_path / "data" / "clinical.csv")
+    clinical.assign(site=[f"H{i % sites}" for i in range(len(clinical))]).to_csv(tmp_path / "data" / "clinical.csv", index=False)
+    names = carried_out(SUBTYPE, "def at_sites", **files | {"data_dir": str(tmp_path / "data")}, models=["genes"], out_dir=tmp_path / "out")
+    assert names["headline"].startswith("No fusion was trained")
+
+
+# ---- what is missing
+
+@pytest.mark.parametrize("dropout", [0.0, .3])
+def test_patients_with_one_modality_are_left_out_or_kept_and_counted(dropout, gaps, tmp_path):
+    names = carried_out(GLIOMA, TRAINED, **gaps, models=PAIR, modality_dropout=dropout, out_dir=tmp_path)
+    table, said = names["cases"].table, " ".join(names["said"])
+    genes = table[[v.name for v in names["cases"].variables]]
+    assert table["case_id"].is_unique and "TCGA-A0-9999" not in set(table["group"])  # with neither there is nothing to learn from
+    if dropout:
+        assert len(table) == 40 and genes.isna().all(axis=1).sum() == 6 and (names["bags"].sizes == 0).sum() == 6
+        assert "7 of 41 patients have no expression: kept with an empty row of genes" in said and "Cases without slide: 6 of 40." in said
+    else:
+        assert len(table) == 28 and genes.notna().all(axis=None) and names["bags"].sizes.min() > 0
+        assert "7 of 41 patients have no expression: left out" in said and "6 patients without a slide were left out." in said
+    rows = names["pred"][names["pred"]["model"] == "cross_attention"]
+    assert set(rows["case_id"]) == set(table["case_id"]) and np.isfinite(rows["score_risk"]).all()
+
+
+def test_subtypes_need_both_and_count_who_is_left_out(gaps, tmp_path):
+    names = carried_out(SUBTYPE, "def slide_files", **gaps, models=PAIR, out_dir=tmp_path)
+    said = " ".join(names["people"].notes)
+    assert len(names["people"]) == 28 == len(names["bags"]) and "7 of 41 patients have no expression: left out" in said and "6 patients without a slide were left out." in said
+
+
+def test_a_slide_that_does_not_open_is_counted_not_fatal(glioma_run, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(twin_of(glioma_run), data)
+    shutil.copytree(glioma_run / "features", tmp_path / "out" / "features")
+    slide = sorted((data / "slides").iterdir())[0]
+    slide.write_bytes(b"no slide")
+    names = carried_out(GLIOMA, "said =", cohort="files", data_dir=str(data), models=["genes"], out_dir=tmp_path / "out")
+    assert slide.stem not in set(names["cases"].table["case_id"]) and any(slide.name in text for text in names["said"])
+
+
+# ---- bad input says what to do
+
+BAD = {
+    "no such cohort": (STUDIES, {"cohort": "file"}, "known cohort.*Did you mean 'files'"),
+    "no folder": (STUDIES, {"data_dir": "nowhere"}, "clinical.csv.*Check the name and the folder"),
+    "no folder of genes": (STUDIES, {"cohort": "tcga_brca", "data_dir": "nowhere"}, r"tcga_brca_all_clean\.csv\.zip.*Check the name and the folder"),
+    "no slides there": (STUDIES, {"features": "", "slides": "elsewhere"}, r"in 'elsewhere'.*none.*slides ?= ?(''|\"\")"),
+    "unknown model": (STUDIES, {"models": ["genes", "cross_atention"]}, "Did you mean 'cross_attention'"),
+    "model of pixels": (STUDIES, {"models": ["genes", "image_only"]}, "image_only"),
+    "no model": (STUDIES, {"models": []}, r"(?i)model"),
+    "no model that the genes alone can feed": (STUDIES, {"features": "", "slides": "", "models": ["cross_attention"]}, r"(?i)genes"),
+    "no single modality to compare with": (STUDIES, {"models": ["cross_attention"]}, r"(?i)genes|bag_attention"),
+    "another column of patients": (STUDIES, {"patient_column": "pid"}, "the column 'pid'"),
+    "values that are not in the column": (GLIOMA, {"event_coded": ["Deceased:1", "Living:0"]}, "'Deceased' or 'Living' in the column 'vital_status'.*'Dead' in row 0"),
+    "a coding that is none": (GLIOMA, {"event_coded": ["Dead=1", "Alive=0"]}, r"(?i)event_coded|VALUE:EVENT"),
+    "a coding without numbers": (GLIOMA, {"event_coded": ["Dead:yes", "Alive:no"]}, r"(?i)event_coded|VALUE:EVENT"),
+    "no coding": (GLIOMA, {"event_coded": []}, "for each value of coded"),
+    "a coding against the name": (GLIOMA, {"event_column": "censorship", "event_coded": ["event"]}, "agrees with the name 'censorship'"),
+    "a coding turned round": (GLIOMA, {"event_coded": ["Dead:0", "Alive:1"]}, "0 for 'Dead'.*Turn it round"),
+    "no such column of events": (GLIOMA, {"event_column": "vital"}, "the column 'vital'"),
+    "unknown loss": (GLIOMA, {"loss": "coxx"}, "Did you mean 'cox'"),
+    "more folds than hospitals": (GLIOMA, {"by_site": True, "folds": 9}, "9 folds for sites.*Use fewer folds"),
+    "no such target": (SUBTYPE, {"target": "subtyp"}, "Did you mean 'subtype'"),
+    "no such class": (SUBTYPE, {"classes": ["Luminal", "Basal"]}, "Did you mean 'Basal/Her2'"),
+    "one class": (SUBTYPE, {"classes": ["Luminal"]}, "Of two, the second is the positive one"),
+    "one fold": (SUBTYPE, {"folds": 1}, "two folds or more"),
+}
+CASES = [pytest.param(study, params, said, id=f"{study}: {name}") for name, (studies, params, said) in BAD.items() for study in ([studies] if isinstance(studies, str) else studies)]
+
+
+@pytest.mark.parametrize("study, params, said", CASES)
+def test_bad_input_says_what_to_do(study, params, said, files, tmp_path):
+    with pytest.raises(DataError, match=f"(?s){said}"): carried_out(study, "headline =", **{**files, "models": ["genes"], **params}, out_dir=tmp_path)
+
+
+def test_too_few_events_to_weigh_two_models_leave_the_rest_of_the_study(files, tmp_path):
+    names = carried_out(GLIOMA, TRAINED, **files | {"val_fraction": .1}, models=SINGLES, out_dir=tmp_path)
+    assert {"late_mean", *SINGLES} <= set(names["pred"]["model"])
+
+
+# ---- slow: whole runs of every way, what was planted, a null, and real rows
+
+ENDS = {"features": {}, "every model": {"models": ["bag_mean", *SINGLES, "bag_early", "bag_concat", "bag_joint_mean", "cross_attention", "cross_attention_gated", "co_attention", "gated_product"], "seeds": [0, 1]},
+        "no slides": {"features": "", "slides": ""}, "genes": {"models": ["genes"]}, "slides alone": {"models": ["bag_attention"]}, "selected genes": {"n_expressed": 7, "clip": 0.0}}
+SURVIVAL_ENDS = {"hazard": {"loss": "hazard"}, "by hospital": {"by_site": True}, "one split": {"folds": 1, "fractions": [.4, .3, .3]},
+                 "censored": {"event_column": "censorship", "event_coded": ["censored"]}, "sweep": {"sweep_seeds": [0, 1], "sweep_bags": [2, 4], "sweep_batches": [16]}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study, params", [pytest.param(study, params, id=f"{study}: {name}") for study, more in ((GLIOMA, SURVIVAL_ENDS), (SUBTYPE, {})) for name, params in (ENDS | more).items()])
+def test_every_way_leads_to_the_end(study, params, files, tmp_path):
+    known = {"sweep_seeds": []} if study == GLIOMA else {}
+    names = carried_out(study, LAST, **{**files, **known, "models": [*SINGLES, "cross_attention"], **params}, out_dir=tmp_path)
+    assert read_json(tmp_path / "summary.json")["headline"] == names["headline"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cox", "hazard"])
+def test_missing_modalities_lead_to_the_end(loss, gaps, tmp_path):
+    carried_out(GLIOMA, LAST, **gaps, loss=loss, models=[*SINGLES, "bag_early", "cross_attention"], modality_dropout=.3, sweep_seeds=[], out_dir=tmp_path)
+    rows = pd.read_csv(tmp_path / "tables" / "missing.csv")
+    assert rows["Given"].tolist() == ["slides + genes", "slides alone", "genes alone"]
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory): return run_study(GLIOMA, out=tmp_path_factory.mktemp("default"), progress=False)
+
+
+@pytest.mark.slow
+def test_the_twin_shows_what_was_planted(default_run):
+    rows = pd.read_parquet(default_run / "results.parquet").query("level == 'patient'").set_index("model")
+    late = pd.read_csv(default_run / "tables" / "against_late.csv").set_index("Model")
+    for name in ("Cross attention", "Gated product"):  # which can learn that slides and genes act together
+        assert float(late.loc[name, "P (Holm)"].lstrip("<")) < .05 and late.iloc[:, 0][name].startswith("+"), late
+    seeing_both = rows.loc[["cross_attention", "gated_product"], "difference"]
+    assert (rows.loc[["late_mean", "late_regression"], "difference"].fillna(0) < seeing_both.min() - .03).all(), rows["difference"]
+
+
+@pytest.mark.slow
+def test_the_planted_genes_and_regions_are_found(default_run):
+    genes = pd.read_parquet(default_run / "genes.parquet")
+    planted = set(pd.read_parquet(twin_of(default_run) / "genes.parquet").query("module == 0")["gene"])
+    assert len(planted & set(genes["gene"].head(len(planted)))) > .5 * len(planted)  # a quarter by chance
+
+
+@pytest.mark.slow
+def test_nothing_comes_out_of_a_null_cohort(repo, tmp_path):
+    null = read_parameters(repo / "nbs" / "studies" / "params" / "survival_null.yaml")
+    small = {"n_patients": 200, "slide_size": 256, "epochs": 6, "n_resamples": 1000}
+    rows = pd.read_parquet(run_study(GLIOMA, params=null | small, out=tmp_path, progress=False) / "results.parquet").query("level == 'patient'")
+    missed = rows[(rows["low"] > .5) | (rows["high"] < .5)]
+    assert len(rows) >= 10 and len(missed) <= np.ceil(len(rows) / 10), missed
+
+
+@pytest.fixture(scope="module")
+def brca(data_dir):
+    if not (data_dir / "tcga_brca_tabular").is_dir(): pytest.skip("no tcga_brca_tabular in FUSION_NB_DATA")
+    return str(data_dir / "tcga_brca_tabular")
+
+
+@pytest.mark.slow
+def test_real_genes_tell_ductal_from_lobular(brca, repo, tmp_path):
+    params = read_parameters(repo / "nbs" / "studies" / "params" / "tcga_brca_subtype.yaml") | {"data_dir": brca, "epochs": 10, "seeds": [0], "n_resamples": 200}
+    run = run_study(SUBTYPE, params=params, out=tmp_path, progress=False)
+    auc = pd.read_parquet(run / "results.parquet").query("metric == 'auc'").set_index("model")
+    assert auc.loc["genes", "estimate"] > .86 and abs(auc.loc["ridge", "estimate"] - .90) < .02, auc["estimate"]
+    assert read_json(run / "summary.json")["synthetic"] is False and "synthetic data</span>" not in (run / "tables" / "results.html").read_text()
+    assert (auc["n_groups"] > 800).all() and (run / "tables" / "sites.csv").exists() and "this run is on synthetic data" not in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_real_genes_and_age_come_to_a_c_of_survival(brca, repo, tmp_path):
+    params = read_parameters(repo / "nbs" / "studies" / "params" / "tcga_brca_survival.yaml") | {"data_dir": brca, "epochs": 5, "seeds": [0], "n_resamples": 200}
+    rows = pd.read_parquet(run_study(GLIOMA, params=params, out=tmp_path, progress=False) / "results.parquet").query("level == 'patient'").set_index("model")
+    assert set(rows.index) == {"genes", "age"} and abs(rows.loc["age", "estimate"] - .64) < .03 and rows.loc["genes", "estimate"] > .5
+    assert (rows["low"] < rows["estimate"]).all() and (rows["n_groups"] > 900).all()
