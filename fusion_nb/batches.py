@@ -31,13 +31,13 @@ def seeded(
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         yield
 
-# %% ../nbs/40_batches.ipynb #008-14b96c
+# %% ../nbs/40_batches.ipynb #008-922a98
 def _shuffled(rows, groups, seed):
     "The rows in an order drawn from the seed; where patients are known, their cases stay together."
     rng = np.random.default_rng(seed)
     if groups is None: return rng.permutation(rows)
     _, place = np.unique(groups[rows], return_inverse=True)
-    return rows[np.argsort(rng.permutation(place.max() + 1)[place], kind="stable")] if len(rows) else rows
+    return rows[np.argsort(np.argsort(rng.permutation(place.max(initial=-1) + 1))[place], kind="stable")]
 
 
 def _cut(rows, groups, n):
