@@ -31,7 +31,7 @@ def seeded(
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         yield
 
-# %% ../nbs/40_batches.ipynb #008-922a98
+# %% ../nbs/40_batches.ipynb #008-1ed5f6
 def _shuffled(rows, groups, seed):
     "The rows in an order drawn from the seed; where patients are known, their cases stay together."
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def _cut(rows, groups, n):
     nearest = np.abs(begin - np.linspace(0, len(rows), n + 1)[1:-1]).argmin(axis=0)
     return np.split(rows, np.unique(begin[nearest, 0]))
 
-
+# %% ../nbs/40_batches.ipynb #009-2c2e82
 def _images(images, rows, device, bag_seed):
     "The images of some rows as numbers, or their bags."
     if images is None: return None
@@ -78,7 +78,7 @@ def _pieces(rows, bags):
             start, longest = end, size
     yield rows[start:]
 
-# %% ../nbs/40_batches.ipynb #009-00d878
+# %% ../nbs/40_batches.ipynb #010-00d878
 @dataclass(frozen=True)
 class FusionData:
     "Images, table and labels of all cases, row by row the same case."
@@ -120,7 +120,7 @@ class FusionData:
     def __reduce__(self):  # to another process goes the name of the mapped file, not its content
         return _reopen, (_mapping_of(self.images), self.table, self.labels, self.groups)
 
-# %% ../nbs/40_batches.ipynb #010-bc4011
+# %% ../nbs/40_batches.ipynb #011-bc4011
 def _check_arrays(images, table, labels, groups):
     "Raise `DataError` unless the arrays are of the kinds that `FusionData` states, and of one length."
     if images is not None and not hasattr(images, "draw") and (images.ndim, images.dtype) not in ((4, np.uint8), (2, np.float32)):
@@ -155,7 +155,7 @@ def _check_outcomes(labels, groups):
     other = np.flatnonzero((labels != labels[first][place]).any(axis=1))
     if len(other): raise DataError("one time and event of all cases of a patient", f"others in row {other[0]}, {len(other)} such rows")
 
-# %% ../nbs/40_batches.ipynb #022-f4f4b3
+# %% ../nbs/40_batches.ipynb #023-f4f4b3
 def balanced_rows(
     labels: np.ndarray, # (N,) of all cases
     rows, # (n,) positions of the training part
@@ -167,7 +167,7 @@ def balanced_rows(
     share = 1 / counts[which] / len(counts)
     return np.random.default_rng(seed).choice(rows, len(rows), p=share / share.sum())
 
-# %% ../nbs/40_batches.ipynb #025-4717ee
+# %% ../nbs/40_batches.ipynb #026-4717ee
 def _mapping_of(images):
     "Where `images` is mapped from, if it is a whole mapping; else the array itself."
     if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):
@@ -179,7 +179,7 @@ def _reopen(images, table, labels, groups):
     "`FusionData` in the process that received it."
     return FusionData(np.memmap(**images, mode="r") if isinstance(images, dict) else images, table, labels, groups)
 
-# %% ../nbs/40_batches.ipynb #031-22ec26
+# %% ../nbs/40_batches.ipynb #032-22ec26
 @dataclass(frozen=True)
 class Augment:
     "Random changes of a batch of images that leave the diagnosis as it is."
@@ -203,7 +203,7 @@ class Augment:
     def gentle(self) -> "Augment": # for test-time augmentation: neither bent nor scaled
         return replace(self, elastic=0.0, scale=0.0)
 
-# %% ../nbs/40_batches.ipynb #032-71b7c7
+# %% ../nbs/40_batches.ipynb #033-71b7c7
 def _elastic(side, p):
     "kornia's elastic transform with bumps of 1/16 of the side that move pixels by 2 % of the side (standard deviation)."
     sigma, reach = max(side / 16, 1.0), max(side // 8, 2)
@@ -219,7 +219,7 @@ def _blur_or_contrast(images, p):
         if chosen.any(): images[chosen] = change(images[chosen])
     return images
 
-# %% ../nbs/40_batches.ipynb #040-1b6f35
+# %% ../nbs/40_batches.ipynb #041-1b6f35
 @dataclass(frozen=True)
 class PatchAugment:
     "Random changes of a batch of patches of tissue that leave the nucleus in the middle what it is."
