@@ -378,7 +378,7 @@ def _more_than_there_is(claims):
             what = unit.replace(":", " of ")
             yield _row("more than there is", claim, f"{size[0]} {what} in {dataset}", f"{claim}: {dataset} has {size[0]} {what} in all.")
 
-# %% ../nbs/61_contradictions.ipynb #042-b77dc2
+# %% ../nbs/61_contradictions.ipynb #042-892363
 def _parts_of_the_whole(claims):
     "A part of n cases that is said to be a share of the whole: n, the share and the whole do not go together."
     for part in claims.parts:
@@ -394,8 +394,8 @@ def _parts_of_the_whole(claims):
             for told, other in wholes:
                 if _apart(whole, other):
                     yield _row("part and whole", f"\"{part['text']}\" ({part['where']}), {n:,.0f} cases in the {part['part']} of {model} ({m['where']})", told,
-                               f"If {n:,.0f} cases ({model}, {m['where']}) are {part['share']} (\"{part['text']}\", {part['where']}), the whole is about "
-                               f"{(whole['low'] + whole['high']) / 2:,.0f}; but {told}.")
+                               f"If {n:,.0f} cases ({model}, {m['where']}) are {part['share']} (\"{part['text']}\", {part['where']}), the whole is "
+                               f"{whole['low']:,.0f} to {whole['high']:,.0f}; but {told}.")
 
 # %% ../nbs/61_contradictions.ipynb #046-7e5ef0
 RULES = {"printed twice": _printed_twice, "mean of the classes": _macro_means, "F1 of precision and recall": _f1_values, "no whole number of cases": _whole_cases,

@@ -182,7 +182,7 @@ def test_contradictions_of_khandelwal_2026(paper):
     matrix = sentences(found, "confusion matrix")
     assert "Fusion, macro F1 is printed as 0.996" in matrix and "31 of 390 were right" in matrix and "Fusion, accuracy is printed as 0.997" in matrix and "gives 0.9858" in matrix
     assert "ResNet-18, accuracy is printed as 1.0000" in matrix and "gives 0.9312" in matrix
-    assert "354 and 390 of mitosis" in sentences(found, "one part, two sizes") and "129,2" in sentences(found, "part and whole")
+    assert "354 and 390 of mitosis" in sentences(found, "one part, two sizes") and "the whole is 125,990 to 132,451" in sentences(found, "part and whole")
     assert not found.duplicated().any()
 
 
