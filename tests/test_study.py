@@ -101,7 +101,7 @@ def test_report_loads_nothing_and_shows_everything(run):
     html = (run / "report.html").read_text().replace("&nbsp;", " ").replace("\xa0", " ")  # inside an interval no line breaks
     assert not re.search(r"<(script|link|iframe)\b|@import|url\(", html)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:\w+:)?//""", html)
-    assert html.count("data:image/png") == 9, "a figure is missing"
+    assert html.count("data:image/png") == 10, "a figure is missing"
     assert "What this study cannot say" in html and "How the pairs were made" in html
     for shown in pd.read_csv(run / "tables" / "results_best_run.csv")["AUC"]: assert shown in html
 
