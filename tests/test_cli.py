@@ -14,7 +14,7 @@ import pytest
 
 import fusion_nb.compare_files
 from fusion_nb.cli import _MAKE, main
-from fusion_nb.compare_files import Settings
+from fusion_nb.compare_files import AuditSettings, Settings
 from fusion_nb.data.fetch import SOURCES, _File
 from fusion_nb.data.synthetic import PairedSpec
 from fusion_nb.resample import METRICS
@@ -270,3 +270,63 @@ def test_names_of_classes_need_the_positive_one(files, capsys):
     named = capsys.readouterr().out
     assert main(["compare", "a.csv", *NAMES, "--n", "50"]) == 0
     assert named.replace("named", "a").splitlines()[-3:] == capsys.readouterr().out.splitlines()[-3:]
+
+
+# ---- audit
+
+def test_audit_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop: main(["audit", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0 and "fusion-nb audit image.csv record.csv" in said and "--pairing patient" in said and "no gain of fusion may be claimed" in said
+    with pytest.raises(SystemExit): main(["--help"])
+    assert "fusion-nb audit image.csv record.csv" in capsys.readouterr().out
+
+
+def test_audit_has_the_defaults_of_the_settings_and_hands_on_every_option(files, monkeypatch):
+    asked = []
+    def note(*args, **options):
+        asked.append(options)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(fusion_nb.compare_files, "audit_files", note)
+    assert main(["audit", "a.csv"]) == 130
+    columns = {"label": "label", "score": "score", "group": None, "case_id": None, "positive": None}
+    assert asked == [{**columns, "settings": AuditSettings()}]
+    main(["audit", "a.csv", *NAMES, "--group", "patient", "--case-id", "id", "--positive", "yes", "--modalities", "a", "b", "--fused", "c", "--pairing", "random", "--n", "9", "--seed", "4"])
+    assert asked[1] == {"label": "y_true", "score": "y_prob", "group": "patient", "case_id": "id", "positive": "yes", "settings": AuditSettings(("a", "b"), "c", "random", 9, 4)}
+
+
+def test_installed_command_audits_and_writes(files):
+    done = subprocess.run([COMMAND, "audit", *files[:2], *NAMES, "--group", "patient", "--n", "50", "--out", "out"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert {p.name for p in Path("out").iterdir()} == {"audit.parquet", "report.html", "record.json"} and f"report  {Path('out/report.html').resolve()}" in done.stdout
+    row = pd.read_parquet("out/audit.parquet").set_index("policy").loc["label_matched"]
+    assert f"label-matched records  late_fusion               {row['estimate']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in done.stdout
+    assert "Without true pairs it may not be claimed that fusion helps" in " ".join(done.stdout.split()) and not json.loads(Path("out/record.json").read_text())["claim_allowed"]
+
+
+def test_audit_on_real_predictions(data_dir, capsys, monkeypatch):
+    """Two models of one image: the known answers, and no gain on the true pairs."""
+    monkeypatch.chdir(data_dir / "breast_mri_fusion")
+    words = ["audit", "image-only/preds.csv", "learned-feature-fusion/preds.csv", *NAMES, "--n", "60"]
+    def estimates():
+        said = capsys.readouterr().out
+        return re.findall(r"^(?:AUC)? +(alone|true pairs|records at random|label-matched records) +\S.*? +(\d\.\d{3}) \[", said, re.M), " ".join(said.split())
+    assert main(words) == 0
+    found, said = estimates()
+    assert found == [("alone", "0.849"), ("alone", "0.898"), ("alone", "0.949"), ("records at random", "0.778"), ("label-matched records", "0.950")]
+    assert "It is a leak of the label, not fusion. Without true pairs it may not be claimed that fusion helps" in said
+    assert main([*words, "--pairing", "patient"]) == 0
+    found, said = estimates()
+    assert ("true pairs", "0.897") in found and "No gain was shown with true pairs" in said and said.endswith("It may not be claimed that fusion helps.")
+
+
+@pytest.mark.parametrize("words, said", [
+    (["a.csv", *NAMES], "Got the one model 'a'"), (["a.csv", "b.csv", "c.csv", *NAMES], "Got the models a, b, c. Name them: --modalities a ..."),
+    (["a.csv", "b.csv", *NAMES, "--modalities", "a", "bb"], "a known model. Got 'bb'. Did you mean 'b'"), (["a.csv", "b.csv", "--score", "y_prob"], "'label' in a.csv"),
+    (["a.csv", "b.csv", *NAMES, "--pairing", "patients"], "Did you mean 'patient'"), (["a.csv", "b.csv", *NAMES, "--n", "1"], "at least 2 resamples"),
+    (["a.csv", "b.csv", "--label", "y_true", "--score", "patient"], "'patient' of a.csv"), (["a.csv", "no.csv", *NAMES], "no.csv"),
+    (["a.csv", "b.csv", "--label", "y_true", "--score", "months"], "probabilities from 0 to 1 for a mean logit"), (["a.csv", "b.csv", *NAMES, "--out", "a.csv/out"], "which is a file")])
+def test_bad_audits_are_one_message_exit_2_and_nothing_written(files, capsys, words, said):
+    assert main(["audit", *words, *(["--out", "out"] if "--out" not in words else [])]) == 2
+    heard = capsys.readouterr()
+    assert said in heard.err and "Traceback" not in heard.err and not heard.out and sorted(p.name for p in Path().iterdir()) == files

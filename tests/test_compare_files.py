@@ -12,14 +12,17 @@ import pandas as pd
 import pytest
 
 import fusion_nb.compare_files as module
+from fusion_nb.audit import audit_models, audit_predictions, pairing_verdict
 from fusion_nb.cli import main
 from fusion_nb.compare import compare_models
-from fusion_nb.compare_files import FileComparison, Settings, check_out, compare_files, report_html, write_comparison
+from fusion_nb.compare_files import (AuditSettings, FileComparison, Settings, audit_files, check_out, compare_files, report_html, write_audit,
+                                     write_comparison)
 from fusion_nb.delong import delong_compare
-from fusion_nb.predictions import read_scores, score_matrix
+from fusion_nb.predictions import read_scores, score_matrix, write_predictions
 from fusion_nb.resample import METRICS, bootstrap_metrics, intervals
 from fusion_nb.schema import DataError
 
+SHORT = AuditSettings(n=30)
 COLUMNS = {"label": "y_true", "score": "y_prob"}
 FEW = Settings(n=200)
 FILES = {"metrics.parquet", "comparisons.parquet", "calibration.parquet", "report.html", "record.json"}
@@ -443,3 +446,121 @@ def test_all_or_none(two, tmp_path, monkeypatch, short_report, error):
     if isinstance(error, OSError): assert "record.json" in str(told.value) and "the disk is full" in str(told.value)
     with pytest.raises((DataError, KeyboardInterrupt)): write_comparison(two, tmp_path / "new")
     assert not list((tmp_path / "new").iterdir())
+
+
+# ---- the pairing audit
+
+def table(folder, models=("image_only", "table_only"), runs=2, name="predictions.parquet"):
+    """A prediction table as a study writes it, with validation rows that no audit may look at."""
+    made, rng = made_up(), np.random.default_rng(1)
+    rows = [pd.DataFrame({"study": "s", "model": model, "run": run, "fold": 0, "case_id": made["id"] + split, "group": made["patient"], "split": split, "label": made["y_true"],
+                          "score_malignant": (made[c] if split == "test" else .5) * rng.uniform(.95, 1)}) for model, c in zip(models, "abcabc") for run in range(runs) for split in ("val", "test")]
+    return write_predictions(pd.concat(rows, ignore_index=True), folder / name)
+
+
+@pytest.mark.parametrize("pairing, policies", [(None, ("random", "label_matched")), ("label_matched", ("random", "label_matched")), ("patient", ("patient", "random", "label_matched"))])
+def test_the_audit_of_files_is_that_of_their_predictions(tmp_path, pairing, policies):
+    """True pairs are audited only where they were stated; the trained model is judged by the pairing that was stated."""
+    paths = write(tmp_path, "abc")
+    result = audit_files(paths, **COLUMNS, group="patient", settings=AuditSettings(("a", "b"), "c", pairing, 40, 3))
+    pred = read_scores(paths, **COLUMNS, group="patient")
+    late = audit_predictions(pred, modalities=("a", "b"), policies=policies, n=40, seed=3)
+    pd.testing.assert_frame_equal(result.audit.iloc[:-1], late, check_dtype=False)
+    fused = audit_models({pairing or "patient": pred}, fused="c", modalities=("a", "b"), n=40, seed=3)
+    want = fused[fused["role"] == "fused"].iloc[0]
+    assert result.audit.iloc[-1].drop("policy").equals(want.drop("policy")) and result.audit.iloc[-1]["policy"] == (pairing or "not stated")
+    assert result.verdicts[0] == f"The late fusion, untrained: {pairing_verdict(late)}"
+    assert result.verdicts[1].startswith("The fused model, trained: c, AUC, ") and f"{want['gain']:+.3f} [{want['gain_low']:+.3f}, {want['gain_high']:+.3f}]" in result.verdicts[1]
+    if pairing: assert result.verdicts[1].endswith(pairing_verdict(fused))
+    assert all("ithout true pairs it may not be claimed" in said for said in result.verdicts) == (pairing != "patient")
+    assert result.allowed == (pairing == "patient" and want["gain_low"] > 0)
+    assert any(note.startswith("How the rows were paired was not stated") for note in result.notes) == (pairing is None)
+
+
+def test_a_gain_on_true_pairs_may_be_claimed_only_if_they_were_stated(tmp_path):
+    """Two independent opinions: there is a gain, which the files alone do not allow to be claimed."""
+    rng, label = np.random.default_rng(0), np.arange(400) % 2
+    both = pd.DataFrame({"y_true": label, **{m: 1 / (1 + np.exp(1.5 * (.5 - label) - rng.normal(size=400))) for m in "abc"}})
+    paths = write(tmp_path, "ab", both)
+    stated, silent = (audit_files(paths, **COLUMNS, settings=replace(SHORT, n=100, pairing=pairing)) for pairing in ("patient", None))
+    assert stated.allowed and "It may be claimed that fusion helps, on true pairs." in stated.verdicts[0] and "patient" in set(stated.audit["policy"])
+    assert not silent.allowed and "Without true pairs it may not be claimed" in silent.verdicts[0] and "patient" not in set(silent.audit["policy"])
+    fused = AuditSettings(("a", "b"), "c", n=100)
+    write(tmp_path, "c", both.assign(c=1 - (1 - both["a"]) * (1 - both["b"])))
+    assert [audit_files([*paths, tmp_path / "c.csv"], **COLUMNS, settings=replace(fused, pairing=p)).allowed for p in ("patient", None, "random")] == [True, False, False]
+    write(tmp_path, "c", both.assign(c=.5))
+    assert not audit_files([*paths, tmp_path / "c.csv"], **COLUMNS, settings=replace(fused, pairing="patient")).allowed, "the trained model is asked about, where there is one"
+    write_audit(stated, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["claim_allowed"] is True
+
+
+def test_a_prediction_table_of_a_study(tmp_path):
+    path = table(tmp_path, ("image_only", "concat", "table_only", "other"))
+    result = audit_files(path, settings=SHORT)
+    assert result.scores.models == ("image_only", "table_only") and result.files["file"].tolist() == [str(path)] * 2 and result.columns == {}
+    assert len(result.scores) == 120 and result.scores.n_groups == 80 and "Several runs of a model entered as their ensemble." in result.notes
+    pd.testing.assert_frame_equal(result.audit, audit_predictions(pd.read_parquet(path), n=30))
+    assert audit_files(path, settings=replace(SHORT, modalities=("concat", "other", "table_only"))).audit.query("role == 'single'")["model"].tolist() == ["concat", "other", "table_only"]
+    page = write_audit(result, tmp_path / "out").read_text()
+    assert "120 cases, 80 patients; 1 file of predictions" in page and page.count(result.files["fingerprint"][0]) == 1 and f"fusion-nb audit {path} --n 30" in page
+    two = audit_files([table(tmp_path, ("cnn",), name="a.csv"), table(tmp_path, ("mlp",), name="b.csv")], settings=SHORT)
+    assert two.scores.models == ("cnn", "mlp") and [Path(f).name for f in two.files["file"]] == ["a.csv", "b.csv"]
+
+
+def test_an_audit_of_three_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        p = rng.dirichlet((1, 1, 1), 90)
+        pd.DataFrame({"kind": ["x", "y", "z"] * 30, **{f"score_{c}": p[:, i] for i, c in enumerate("xyz")}}).to_csv(tmp_path / f"{name}.csv", index=False)
+    result = audit_files([tmp_path / "a.csv", tmp_path / "b.csv"], label="kind", score=["score_x", "score_y", "score_z"], settings=replace(SHORT, fused=None))
+    assert result.audit["metric"].unique().tolist() == ["macro_auc", "auc:x", "auc:y", "auc:z"] and "--score score_x --score score_y" in write_audit(result, tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize("files, options, says", [
+    (lambda d: write(d, "a"), {}, r"two models or more.*the one model 'a'\. Give a file per model, or a prediction table"),
+    (lambda d: write(d, "abc"), {}, r"Got the models a, b, c\. Name them: modalities=\('a', \.\.\.\), on the command line --modalities a"),
+    (write, {"settings": replace(SHORT, modalities=("a", "bb"))}, r"a known model\. Got 'bb'\. "),
+    (write, {"settings": replace(SHORT, modalities=("a",))}, r"two models or more, each of one modality\. Got \('a',\)"),
+    (write, {"settings": replace(SHORT, modalities=("a", "b"), fused="b")}, r"a fused model that is none of the modalities\. Got 'b'"),
+    (lambda d: write(d, "abc"), {"settings": replace(SHORT, modalities=("a", "b"), fused="d")}, r"a known model\. Got 'd'"),
+    (write, {"score": "y_prop"}, r"Did you mean 'y_prob'"),
+    (lambda d: write(d, table=made_up().assign(b=lambda t: 3 * t["b"])), {}, r"probabilities from 0 to 1.*Turn scores into probabilities"),
+    (lambda d: write(d, y_true=1), {}, r"both classes"),
+    (lambda d: spoilt(d, y_prob=(7, "high")), {}, r"'y_prob' of .*b\.csv.*'high' in row 9"),
+    (lambda d: [], {}, r"one file or more"), (lambda d: write(d, "aa"), {}, r"a\.csv twice"),
+    (write, {"label": ("months", "died")}, r"risks of survival"),
+    (lambda d: [table(d), *write(d, "a")], {"label": "label", "score": "score"}, r"the column 'study'|the columns? .*'study'"),
+    (lambda d: [table(d)], {}, r"no names of columns beside a prediction table.*Got label='y_true', score='y_prob' and .*predictions\.parquet"),
+    (lambda d: [table(d), table(d, name="b.csv")], {"label": "label", "score": "score"}, r"each model in one file\. Got 'image_only' in several"),
+])
+def test_bad_files_of_an_audit_are_refused(tmp_path, recwarn, files, options, says):
+    with pytest.raises(DataError, match=says): audit_files(files(tmp_path), **{**COLUMNS, "settings": SHORT, **options})
+    assert not [w for w in recwarn if w.category is UserWarning], "one message is enough"
+
+
+@pytest.mark.parametrize("settings, says", [({"pairing": "pateint"}, "Did you mean 'patient'"), ({"modalities": "image"}, "two models or more"), ({"n": 1}, "at least 2 resamples"),
+                                            ({"seed": -1}, "as seed")])
+def test_bad_settings_of_an_audit(settings, says):
+    with pytest.raises(DataError, match=says): AuditSettings(**settings)
+
+
+def test_the_report_of_an_audit_stands_alone_and_repeats_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "abc")
+    result = audit_files(["a.csv", "b.csv", "c.csv"], **COLUMNS, group="patient", case_id="id", settings=AuditSettings(("a", "b"), "c", "label_matched", 30, 2))
+    first = write_audit(result, "first")
+    page, record = Page(first.read_text()), json.loads(Path("first/record.json").read_text())
+    assert record["claim_allowed"] is False
+    assert page.addresses and all(a.startswith("data:image/svg+xml;base64,") for a in page.addresses) and not {"script", "link", "iframe"} & set(page.tags)
+    text = " ".join(" ".join(page.text).split())
+    for said in ("Pairing audit of A and B", "120 cases, 80 patients", *result.verdicts, "the untrained late fusion of A and B was", "30 stratified bootstrap resamples of patients", "Su JQ"): assert said in text, said
+    assert main(shlex.split(record["command"].replace("DIR", "second"))[1:]) == 0
+    assert first.read_text() == Path("second/report.html").read_text() and {p.name for p in Path("second").iterdir()} == {"audit.parquet", "report.html", "record.json"}
+    pd.testing.assert_frame_equal(pd.read_parquet("first/audit.parquet"), pd.read_parquet("second/audit.parquet"))
+
+
+def test_an_audit_does_not_touch_a_comparison(two, tmp_path, short_report):
+    write_comparison(two, tmp_path / "out")
+    with pytest.raises(DataError, match="one with an earlier audit.*report.html of another origin"): check_out(tmp_path / "out", "audit")
+    with pytest.raises(DataError, match="a known kind of results"): check_out(tmp_path / "out", "audits")
+    assert check_out(tmp_path / "out")
