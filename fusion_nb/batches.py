@@ -120,7 +120,7 @@ class FusionData:
     def __reduce__(self):  # to another process goes the name of the mapped file, not its content
         return _reopen, (_mapping_of(self.images), self.table, self.labels, self.groups)
 
-# %% ../nbs/40_batches.ipynb #011-bc4011
+# %% ../nbs/40_batches.ipynb #011-cd3d3b
 def _check_arrays(images, table, labels, groups):
     "Raise `DataError` unless the arrays are of the kinds that `FusionData` states, and of one length."
     if images is not None and not hasattr(images, "draw") and (images.ndim, images.dtype) not in ((4, np.uint8), (2, np.float32)):
@@ -135,7 +135,8 @@ def _check_arrays(images, table, labels, groups):
     gaps = ~np.isfinite(table) & ~(nothing & ~nothing.all())[:, None]
     if gaps.any():
         row, column = np.argwhere(gaps)[0]
-        raise DataError("a table without gaps, but for cases of which all is missing", f"{table[row, column]} in row {row}, column {column}", "Impute first.")
+        raise DataError("a table without gaps, but for cases of which all is missing", f"{table[row, column]} in row {row}, column {column}",
+                        "Impute single values. A case that lacks part of its table, such as all genes, lacks all of it: make the whole row NaN, as make_preprocessor does.")
     if labels.ndim == 2: return _check_outcomes(labels, groups)
     two = labels.dtype == np.float32 and np.isin(labels, (0, 1)).all()
     if not two and not (labels.dtype == np.int64 and labels.min(initial=0) >= 0 and labels.max(initial=0) > 1):

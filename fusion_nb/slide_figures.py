@@ -367,8 +367,16 @@ def plot_ranked_genes(
             f"Bars and brackets: {100 * first['level']:.3g}% bootstrap intervals" + ("; bold: known to act" if marked else ""))
     return _head(ax, "Genes that the score leans on", note, synthetic)
 
-# %% ../nbs/77_slide_figures.ipynb #037-3df422
-def _distances(ax, found, title, names):
+# %% ../nbs/77_slide_figures.ipynb #037-987d14
+def _apart(falling, line):
+    "The positions, in their order, of values that are each at least a line of text below the one kept before."
+    kept = []
+    for i, value in falling.items():
+        if not kept or falling[kept[-1]] - value >= line: kept.append(i)
+    return kept
+
+
+def _distances(ax, found, title, names, line):
     "Every patient's distance, the nearest first, those beyond the threshold marked and the farthest of them named."
     check_columns(found, ["patient", "distance", "threshold", "outlier"], "the table of the outlying patients")
     if found.empty: raise DataError("at least one patient", "an empty table")
@@ -376,27 +384,29 @@ def _distances(ax, found, title, names):
     far = found["outlier"].astype(bool)
     ax.plot(found.index[~far], found["distance"][~far], "o", color=_COLOURS[0], markersize=3.5, alpha=0.7)
     ax.plot(found.index[far], found["distance"][far], "D", color=_COLOURS[1], markersize=4.5)
-    for i in found.index[far][::-1][:names]:
-        ax.annotate(str(found["patient"][i]), (i, found["distance"][i]), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
+    for i in _apart(found["distance"][far][::-1][:names], line):
+        ax.annotate(str(found["patient"][i]), (i, found["distance"][i]), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     ax.axhline(found["threshold"].iloc[0], color=_INK, linewidth=0.9, linestyle=_LINES[1])
     ax.set_title(f"{title}: {len(found):,} patients, {far.sum():,} beyond", loc="left", fontsize=9)
     ax.set_xlabel("Patients, the nearest first")
     ax.grid(axis="y", color="0.93")
 
-
+# %% ../nbs/77_slide_figures.ipynb #038-356236
 @_styled()
 def plot_outliers(
     before: pd.DataFrame, # from `expression.expression_outliers`: patient, distance, threshold, outlier
     after: pd.DataFrame | None = None, # the same, computed without the outlying ones; None: the rest of `before`
     *,
-    names: int = 3, # so many of the farthest are named
+    names: int = 3, # so many of the farthest are named, but for those whose name would lie over another
     synthetic: bool = False, # stamp the figure
 ) -> np.ndarray: # of Axes (2,): before and after
     "The distance of every patient before and after the outlying ones were left out; dashed: the threshold."
     check_columns(before, ["patient", "distance", "threshold", "outlier"], "the table of the outlying patients")
     figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.9), layout="constrained", sharey=True)
-    _distances(axes[0], before, "Before", names)
-    _distances(axes[1], before[~before["outlier"].astype(bool)] if after is None else after, "After", names)
+    line = 0.08 * before["distance"].max()  # the axis goes from 0 to a little above the farthest
+    _distances(axes[0], before, "Before", names, line)
+    _distances(axes[1], before[~before["outlier"].astype(bool)] if after is None else after, "After", names, line)
     axes[0].set_ylabel("Distance from the typical patient")
     axes[0].set_ylim(bottom=0)
     figure.suptitle("Outlying expression", x=0.01, ha="left", fontweight="bold", fontsize=10)

@@ -1,7 +1,7 @@
 """Run by test_slide_features.py: `killed_extraction.py FOLDER OUT KILL_AT` extracts FOLDER's slides to OUT twice, the first time killed with SIGKILL.
 
 Each attempt is a forked process; the first ends at its KILL_AT-th batch. Prints the signal that ended it, the files that were there then, and how
-many batches the second one encoded.
+many batches the second one encoded; each once plain and once as an augmented copy.
 """
 import os
 import signal
@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from fusion_nb import slide_features
 from fusion_nb.slide_features import extract_features
 
 torch.set_num_threads(1)  # a forked process must not inherit the threads of a pool
@@ -34,7 +35,7 @@ class Doomed(torch.nn.Module):
 def extract(folder, out, encoder):
     paths = sorted(Path(folder).glob("*.tif"))
     slides = pd.DataFrame({"slide": [p.stem for p in paths], "path": [str(p) for p in paths]})
-    return extract_features(slides, Path(out), encoder=encoder, batch_size=8, tiling={"size": 32, "max_tiles": 20}, progress=False)
+    return extract_features(slides, Path(out), encoder=encoder, copies=1, tiling={"size": 32, "max_tiles": 20}, progress=False)
 
 
 def attempt(folder, out, kill_at) -> int:
@@ -50,6 +51,7 @@ def attempt(folder, out, kill_at) -> int:
 
 if __name__ == "__main__":
     folder, out, kill_at = sys.argv[1:]
+    slide_features._BATCH = 8
     print(attempt(folder, out, int(kill_at)), flush=True)
     print(*sorted(p.name for p in Path(out).glob("[!.]*.h5")), flush=True)
     print(attempt(folder, out, None), flush=True)

@@ -3,11 +3,16 @@ import pickle
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from fusion_nb.bag_fusion import build_bag_model
 from fusion_nb.batches import Augment, FusionData, PatchAugment, balanced_rows, seeded
-from fusion_nb.schema import DataError
+from fusion_nb.data.omics import omics_cohort
+from fusion_nb.expression import make_preprocessor
+from fusion_nb.schema import DataError, Variable
+from fusion_nb.slide_features import bags_of
 
 
 def toy(n=10, images=None):
@@ -61,6 +66,25 @@ def test_a_mapped_array_travels_by_name_and_its_view_by_value(tmp_path):
     ({"labels": np.zeros(9, "float32")}, "same cases")])
 def test_wrong_arrays_are_refused(wrong, message):
     with pytest.raises(DataError, match=message): FusionData(**{**toy().__dict__, **wrong})
+
+
+def test_a_patient_with_an_age_but_without_rna_is_of_use_to_modality_dropout():
+    """From two tables to a score: of the patient without RNA the slide is asked."""
+    rng, names = np.random.default_rng(0), [f"P{i}" for i in range(12)]
+    rna = pd.DataFrame(rng.normal(size=(10, 3)), columns=["TP53", "ESR1", "XIST"], index=names[:10]).astype("float32")
+    clinical = pd.DataFrame({"patient": names, "age": np.arange(50.0, 62), "subtype": ["A", "B"] * 6})
+    cohort = omics_cohort(rna, clinical, target="subtype", classes=("A", "B"), variables=(Variable("age", "continuous"),), keep="any")
+    assert "2 of 12 patients have no expression: kept" in cohort.notes[0] and cohort.table["age"].notna().all()
+    table = make_preprocessor(cohort.variables).fit(cohort.table).transform(cohort.table)
+    bags = bags_of([rng.normal(size=(4, 5)) for _ in names], bag_size=2)
+    data = FusionData(bags, table, cohort.table["label"].to_numpy("float32"))
+    batch, = data.batches(range(12), batch_size=12)
+    def score(dropout): return build_bag_model("cross_attention", token_dim=5, table_dim=4, gene_hidden=(4,), modality_dropout=dropout).eval()(batch["image"], batch["table"])["main"]
+    assert torch.isfinite(score(0.3)).all()
+    with pytest.raises(DataError, match="genes in every case. Got none in 2 of 12 cases, the first in row 10"): score(0.0)
+    table[11, 0] = 0
+    with pytest.raises(DataError, match="row 11, column 1. Impute single values. A case that lacks part of its table, such as all genes, lacks all of it"):
+        FusionData(bags, table, data.labels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -169,7 +169,10 @@ def test_both_kinds_side_by_side():
     variables = (GENES[0], CLINICAL[0], *GENES[1:], CLINICAL[1])  # in any order
     both = make_preprocessor(variables, {"indicators": (), "expression": {"n_genes": 5}}).fit(table[:30])
     alone = TablePreprocessor(CLINICAL, indicators=()).fit(table[:30]), ExpressionPreprocessor(GENES, n_genes=5).fit(table[:30])
-    assert np.array_equal(both.transform(table), np.hstack([part.transform(table) for part in alone]), equal_nan=True)
+    expected = np.hstack([part.transform(table) for part in alone])
+    assert np.isnan(expected[39, 3:]).all() and not np.isnan(expected[39, :3]).any()
+    expected[39] = np.nan  # without RNA there is no row
+    assert np.array_equal(both.transform(table), expected, equal_nan=True) and not np.isnan(both.with_gaps(table)[39, 0])
     assert list(both.columns_of) == ["age", "grade", *alone[1].columns_] and sorted(sum(both.columns_of.values(), [])) == list(range(8))
     again = TableAndExpression.from_json(both.to_json())
     assert again.to_json() == both.to_json() and np.array_equal(again.transform(table), both.transform(table), equal_nan=True)

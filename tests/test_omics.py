@@ -325,7 +325,7 @@ def test_who_is_in_one_table_only_is_counted(clinical):
     assert len(both) == 38 and both.survival and both.classes == ("censored", "event") and not both.table[["TP53", "ESR1"]].isna().any(axis=None)
     assert both.notes == ("2 of 40 patients have no expression: left out (P0, P1).",
                           "5 of 43 patients with expression are not in the clinical table: left out (P40, P41, P42 and 2 more).")
-    assert len(every) == 40 and "kept with an empty row of genes (P0, P1)" in every.notes[0]
+    assert len(every) == 40 and "2 of 40 patients have no expression: kept with an empty row of genes, to a network without a row of the table (P0, P1)" in every.notes[0]
     assert every.table.loc[:1, ["TP53", "ESR1"]].isna().all(axis=None) and not every.table.loc[2:, "TP53"].isna().any()
     assert (every.table["label"] == every.table["event"]).all() and (every.table["TP53"].dtype == np.float32)
 
@@ -344,6 +344,16 @@ def test_other_classes_and_missing_ones_are_counted(clinical):
     assert cohort.notes == ("3 of 40 patients left out, subtype another than Luminal or Basal: Normal 2, missing 1.",)
     assert cohort.table["label"].tolist() == [0, *[1, 0] * 18] and [v.name for v in cohort.variables] == ["age", "TP53", "ESR1"]
     assert not cohort.survival and cohort.n_groups == 37
+
+
+def test_the_site_is_read_from_barcodes_where_no_column_says_it(clinical):
+    names = [f"TCGA-{site}-A{i:03d}" for i, site in enumerate(["3C", "E2", "BH", "A2"] * 10)]
+    barcodes, rna = clinical.assign(patient=names), genes_of(names[:39])
+    found = omics_cohort(rna, barcodes.drop(columns="site"))
+    assert found.table["site"].tolist() == (["3C", "E2", "BH", "A2"] * 10)[:39] and found.notes[-1] == "The site was read from the TCGA barcodes: 4 hospitals."
+    for said in (barcodes, clinical.drop(columns="site").assign(patient=["P0", *names[1:]])):  # a column that says it; a patient of another project
+        other = omics_cohort(genes_of(said["patient"]), said)
+        assert set(other.table.get("site", ["A"])) == {"A"} and not any("barcodes" in note for note in other.notes)
 
 
 def test_numbers_and_text_name_the_same_patient(clinical):

@@ -21,7 +21,7 @@ from fusion_nb.data.slides import Tiling, find_slides, read_tiles, tile_slide
 from fusion_nb.encoders import image_encoder
 from fusion_nb.runs import fingerprint
 from fusion_nb.schema import DataError
-from fusion_nb.slide_features import Bags, bags_of, extract_features, read_bags, read_features
+from fusion_nb.slide_features import Bags, bags_of, extract_features, patch_pixels, read_bags, read_features, slide_files
 import killed_extraction
 from test_slides import damaged, noise, save
 
@@ -60,22 +60,27 @@ def h5_file(path, **parts):
 def features_of(n, dim=4, seed=0): return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
 
 
-def write_bag_files(folder, sizes, dim=4):
-    """A file of n features for each n, and the table of files: case i has file i."""
-    files = [h5_file(folder / f"s{i}.h5", features=features_of(n, dim, i), coords=np.full((n, 2), i)) for i, n in enumerate(sizes)]
+def write_bag_files(folder, sizes, dim=4, copies=0):
+    """A file of n features for each n, and the table of files: case i has file i. Copy c of a feature is the feature + 100 c."""
+    def parts(i, n):
+        features, steps = features_of(n, dim, i), 100 * np.arange(1, copies + 1, dtype=np.float32)[:, None, None]
+        return {"features": features, "coords": np.full((n, 2), i), **({"augmented": features + steps} if copies else {})}
+    files = [h5_file(folder / f"s{i}.h5", **parts(i, n)) for i, n in enumerate(sizes)]
     return pd.DataFrame({"case_id": [f"p{i}" for i in range(len(sizes))], "file": [str(f) for f in files]})
 
 
 # ---- extraction
 
-def test_features_are_the_encoder_on_the_tiles_whatever_the_batch(tmp_path):
+def test_features_are_the_encoder_on_the_tiles_whatever_the_batch(tmp_path, monkeypatch):
     slides = slides_in(tmp_path, "a", "b")
-    found = extract(slides, tmp_path / "out", batch_size=3)
+    monkeypatch.setattr(module, "_BATCH", 3)
+    found = extract(slides, tmp_path / "out")
     tiles = tile_slide(tmp_path / "b.tif", **TILING)
     features, coords = read_features(found["file"][1], dim=3)
     np.testing.assert_allclose(features, np.concatenate(list(read_tiles(tiles))).mean(axis=(1, 2)) / 255, atol=1e-6)
     np.testing.assert_array_equal(coords, tiles.coords)
-    other = extract(slides, tmp_path / "other", batch_size=64)
+    monkeypatch.setattr(module, "_BATCH", 64)
+    other = extract(slides, tmp_path / "other")
     np.testing.assert_allclose(features, read_features(other["file"][1])[0], atol=1e-6)
     assert found["n_tiles"].tolist() == [20, 20] and list(found.columns) == ["slide", "file", "n_tiles", "notes"]
 
@@ -105,14 +110,125 @@ def test_finished_slides_are_not_encoded_again_unless_something_changed(tmp_path
     assert encoder.calls == 7
 
 
-def test_a_killed_extraction_goes_on_where_it_was(tmp_path, repo):
-    slides_in(tmp_path, *"abcd")  # three batches each
+def test_a_killed_extraction_goes_on_where_it_was(tmp_path, repo, monkeypatch):
+    slides_in(tmp_path, *"abcd")  # three batches each, and of each batch the plain patches and a copy: six calls a slide
     out, whole = tmp_path / "out", tmp_path / "whole"
-    done = subprocess.run([sys.executable, repo / "tests" / "killed_extraction.py", tmp_path, out, "8"], capture_output=True, text=True, cwd=repo)
-    assert done.stdout.split() == ["9", "a.h5", "b.h5", "6", "0"], done.stderr  # then two slides of four, three batches each
+    done = subprocess.run([sys.executable, repo / "tests" / "killed_extraction.py", tmp_path, out, "16"], capture_output=True, text=True, cwd=repo)
+    assert done.stdout.split() == ["9", "a.h5", "b.h5", "12", "0"], done.stderr  # then two slides of four, six calls each
+    monkeypatch.setattr(module, "_BATCH", 8)
     killed_extraction.extract(tmp_path, whole, killed_extraction.Doomed())
     for name in "abcd":
-        for ours, theirs in zip(read_features(out / f"{name}.h5"), read_features(whole / f"{name}.h5")): np.testing.assert_array_equal(ours, theirs)
+        with h5py.File(out / f"{name}.h5") as ours, h5py.File(whole / f"{name}.h5") as theirs:
+            assert set(ours) == set(theirs) == {"features", "coords", "augmented"}
+            for part in ours: np.testing.assert_array_equal(ours[part][:], theirs[part][:])
+
+
+# ---- augmented copies
+
+class Corner(nn.Module):
+    """The colour of a pixel at a corner: it changes with mirror, turn and colour."""
+
+    dim = 3
+
+    def forward(self, image): return image[:, :, 2, 3]
+
+
+def copied(slides, out, copies=2, **options):
+    with h5py.File(extract(slides, out, Corner(), copies=copies, **options)["file"].iloc[-1]) as h5: return {name: part[:] for name, part in h5.items()}
+
+
+def test_copies_stand_beside_the_plain_features(tmp_path):
+    slides = slides_in(tmp_path, "a", "b")
+    plain, beside = copied(slides, tmp_path / "plain", 0), copied(slides, tmp_path / "beside", 2)
+    assert set(plain) == {"features", "coords"} and beside["augmented"].shape == (2, 20, 3) and beside["augmented"].dtype == np.float32
+    for name in plain: np.testing.assert_array_equal(beside[name], plain[name])
+    versions = np.concatenate([beside["features"][None], beside["augmented"]])
+    assert (np.ptp(versions, axis=0) > 1e-3).any(axis=1).all()  # no patch stayed as it is in all copies
+    np.testing.assert_array_equal(copied(slides, tmp_path / "again", 2)["augmented"], beside["augmented"])
+    np.testing.assert_array_equal(copied(slides, tmp_path / "more", 3)["augmented"][:2], beside["augmented"])
+    np.testing.assert_array_equal(copied(slides.iloc[[1]], tmp_path / "alone", 2)["augmented"], beside["augmented"])  # the slides before do not matter
+    other = copied(slides, tmp_path / "other", 2, tiling={**TILING, "seed": 1, "max_tiles": None})["augmented"]
+    assert not np.isin(beside["augmented"], other).all()
+    (tmp_path / "c.tif").write_bytes((tmp_path / "b.tif").read_bytes())
+    same_pixels = pd.DataFrame({"slide": ["c"], "path": [tmp_path / "c.tif"]})
+    assert (copied(same_pixels, tmp_path / "name", 2)["augmented"] != beside["augmented"]).any()  # each slide draws its own
+
+
+def test_copies_keep_the_whole_patch_and_its_stain():
+    image = torch.zeros(200, 3, 32, 32)
+    image[:, :, 8:24, 12:20] = torch.tensor([0.6, 0.3, 0.7]).view(3, 1, 1)  # within the circle that no turn can lose
+    changed = module._changed(image, 0, 1)
+    area = (changed[:, 0] > 0.2).float().sum(dim=(1, 2))
+    assert 0 <= changed.min() and changed.max() <= 1 and ((area - 128).abs() < 25).all()  # neither cropped nor enlarged
+    colour = changed[:, :, 16, 16]
+    assert colour.std(dim=0).min() > 0.005 and (colour.mean(dim=0) - torch.tensor([0.6, 0.3, 0.7])).abs().max() < 0.03
+    wide = (changed[:, 0] > 0.2).float().sum(dim=1).max(dim=1).values  # the extent upright, which is 16 before the turn
+    assert (wide < 11).any() and (wide > 14).any()
+
+
+def test_another_number_of_copies_is_made_anew_and_kept(tmp_path):
+    slides, encoder = slides_in(tmp_path, "a"), Colours()
+    for copies, calls in ((0, 1), (2, 4), (2, 4), (1, 6)):  # a batch: the plain one and each copy
+        extract(slides, tmp_path / "out", encoder, copies=copies)
+        assert encoder.calls == calls
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(DataError, match="a number of copies, 0 or more"): extract(slides, tmp_path / "out", copies=wrong)
+
+
+def test_training_sees_plain_patches_and_copies_alike_and_evaluation_the_plain_ones(tmp_path):
+    files = write_bag_files(tmp_path, (60, 40, 5), copies=3)
+    cases = pd.DataFrame({"case_id": ["p2", "none", "p1", "p0"]})
+    bags = read_bags(cases, files, bag_size=16, cache=tmp_path / "cache")
+    plain = replace(bags, augmented=None)
+    assert bags.copies == 3 and plain.copies == 0 and isinstance(bags.augmented, np.memmap) and not bags.augmented.flags.writeable
+    assert bags.notes[-1] == "Augmented copies of every patch, among which and the plain one training draws: 3."
+    for whole, again in zip(bags.draw(np.arange(4)), plain.draw(np.arange(4))): np.testing.assert_array_equal(whole, again)
+    seen = Counter()
+    for seed in range(200):
+        (tokens, mask), (base, real) = bags.draw([0, 1, 2, 3], seed), plain.draw([0, 1, 2, 3], seed)
+        np.testing.assert_array_equal(mask, real)  # the same patches
+        assert (tokens[~mask] == 0).all()
+        copy = np.round((tokens - base)[mask]).astype(int)  # copy c of a feature is the feature + 100 c
+        assert (copy == copy[:, :1]).all()
+        seen.update((copy[:, 0] // 100).tolist())
+    assert set(seen) == {0, 1, 2, 3} and chisquare(list(seen.values())).pvalue > 0.001
+    np.testing.assert_array_equal(bags.draw([3], 9)[0][0], bags.draw([0, 3, 2], 9)[0][1])  # the batch does not matter
+    wholes = replace(bags, bag_size=None)
+    np.testing.assert_array_equal(wholes.draw([0], 9)[0][0], wholes.draw([3, 0], 9)[0][1, :5])
+    sent = pickle.loads(pickle.dumps(bags))
+    assert len(pickle.dumps(bags)) < bags.augmented.nbytes and isinstance(sent.augmented, np.memmap)
+    np.testing.assert_array_equal(sent.draw([3, 2], 5)[0], bags.draw([3, 2], 5)[0])
+
+
+def test_bags_without_copies_are_what_they_were(tmp_path):
+    """Draws and keys from before there were copies."""
+    bags = bags_of([features_of(n, seed=n) for n in (30, 50, 3, 0, 16)], bag_size=4)
+    assert bags.key == "0c30b98aae6b5622" and fingerprint(*bags.draw(np.arange(5), seed=(3, 1))) == "de2ebd0de2c980f6"
+    files = write_bag_files(tmp_path, (9, 4))
+    assert read_bags(files[["case_id"]], files).key == "9121c91dd6820236"
+
+
+def test_the_key_of_bags_holds_the_copies(tmp_path):
+    files = write_bag_files(tmp_path, (9, 4), copies=2)
+    def key(**options): return read_bags(files[["case_id"]], files, **options).key
+    two = key()
+    assert two == key(cache=tmp_path / "cache") == key(cache=tmp_path / "cache")
+    assert {p.name.split("_")[0] for p in (tmp_path / "cache").iterdir()} == {"bags", "copies"}
+    with h5py.File(tmp_path / "s1.h5", "r+") as h5: h5["augmented"][1, 3] += 1
+    changed = key(cache=tmp_path / "cache")
+    write_bag_files(tmp_path, (9, 4))
+    assert len({two, changed, key()}) == 3
+
+
+def test_files_with_and_without_copies_do_not_mix(tmp_path):
+    files = write_bag_files(tmp_path, (9, 4, 5), copies=2)
+    for other in (None, 1):
+        h5_file(tmp_path / "s1.h5", features=features_of(4), coords=np.zeros((4, 2)), **({"augmented": np.zeros((1, 4, 4), np.float32)} if other else {}))
+        with pytest.raises(DataError, match=rf"one number of augmented copies. Got 2 in s0.h5; {other or 0} in s1.h5. Extract all slides with the same number"):
+            read_bags(files[["case_id"]], files)
+    for wrong, message in ((np.zeros((2, 3, 4), np.float32), r"augmented as floats \(copies, 4, 4\) in s1.h5. Got \(2, 3, 4\)"), (np.full((2, 4, 4), np.nan, np.float32), "finite features in s1.h5. Got NaN or infinite ones in 4 of 4 rows")):
+        h5_file(tmp_path / "s1.h5", features=features_of(4), coords=np.zeros((4, 2)), augmented=wrong)
+        with pytest.raises(DataError, match=message): read_bags(files[["case_id"]], files)
 
 
 def test_half_a_file_is_made_again(tmp_path):
@@ -245,7 +361,7 @@ def test_whole_bags_are_padded_to_the_longest_of_the_rows():
 
 
 @pytest.mark.parametrize("change, message", [({"features": np.zeros((5, 4))}, "float64"), ({"offsets": np.array([0, 6])}, "offsets that rise from 0 to the 5"), ({"offsets": np.array([0])}, "offsets"),
-                                             ({"offsets": np.array([0, 4, 3, 5])}, "offsets"), ({"coords": np.zeros((4, 2), int)}, "coords and slide of 5"), ({"bag_size": 0}, "bag_size of at least 1")])
+                                             ({"offsets": np.array([0, 4, 3, 5])}, "offsets"), ({"augmented": np.zeros((2, 4, 4), np.float32)}, r"augmented as float32 \(copies, 5, 4\)"), ({"coords": np.zeros((4, 2), int)}, "coords and slide of 5"), ({"bag_size": 0}, "bag_size of at least 1")])
 def test_parts_of_bags_are_checked(change, message):
     with pytest.raises(DataError, match=message): replace(bags_of([features_of(5)]), **change)
 
@@ -324,3 +440,31 @@ def test_from_a_cohorts_table_to_bags(tmp_path):
     table = pd.DataFrame({"case_id": ["p0", "p1", "p2"], "image": ["a.tif; c.tif", None, "b.tif"]})
     bags = read_bags(table, extract(find_slides(table, tmp_path), tmp_path / "out"), bag_size=16, cache=tmp_path / "cache")
     assert isinstance(bags, Bags) and bags.sizes.tolist() == [40, 0, 20] and bags.slides == ("a", "c", "b")
+
+
+# ---- from a folder to bags, and back to pixels
+
+def test_files_are_found_at_any_depth_and_belong_to_patients(tmp_path):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    for name in ("x/TCGA-E2-A10A-01Z-00-DX1.1B.svs", "x/y/tcga-3c-aali-01Z-00-DX1.TIF", "x/y/TCGA-3C-AALI-01Z-00-DX2.mrxs", "notes.txt", "x/TCGA-E2-A10A-01Z-00-DX1.h5"): (tmp_path / name).write_text("")
+    found = slide_files(tmp_path)
+    assert found["case_id"].tolist() == ["TCGA-E2-A10A", "TCGA-3C-AALI", "TCGA-3C-AALI"] and list(found) == ["case_id", "slide", "path"]
+    assert found["slide"].tolist() == ["TCGA-E2-A10A-01Z-00-DX1.1B", "TCGA-3C-AALI-01Z-00-DX2", "tcga-3c-aali-01Z-00-DX1"] and all(Path(p).is_file() for p in found["path"])
+    assert slide_files(tmp_path, features=True)["path"].tolist() == [str(tmp_path / "x" / "TCGA-E2-A10A-01Z-00-DX1.h5")]
+    with pytest.raises(DataError, match=r"feature files \(.h5\) in 'y'. Got none"): slide_files(tmp_path / "x" / "y", features=True)
+    (tmp_path / "TCGA-3C-AALI-01Z-00-DX2.svs").write_text("")
+    with pytest.raises(DataError, match="one row per slide in the files in"): slide_files(tmp_path)
+    (tmp_path / "a.svs").write_text("")
+    with pytest.raises(DataError, match="TCGA barcodes, such as .* Got 'a'"): slide_files(tmp_path)
+
+
+def test_pixels_are_those_of_the_tiles_in_the_order_asked(tmp_path):
+    slides = slides_in(tmp_path, "a", "b")
+    tiles = {name: tile_slide(tmp_path / f"{name}.tif", **TILING) for name in "ab"}
+    places = pd.DataFrame([(name, *tiles[name].coords[row]) for name, row in (("b", 3), ("a", 7), ("b", 0))], columns=["slide", "x", "y"], index=[9, 9, 4])
+    expected = [next(read_tiles(tiles[name], [row]))[0] for name, row in (("b", 3), ("a", 7), ("b", 0))]
+    np.testing.assert_array_equal(patch_pixels(places, slides, **TILING), expected)
+    assert patch_pixels(places.iloc[:0], slides, **TILING).shape == (0, 32, 32, 3)
+    for wrong, message in (({"places": places.assign(slide="c")}, "known slide. Got 'c'"), ({"places": places.assign(x=290)}, "that leave it"), ({"files": slides.iloc[[0, 0]]}, "one row per slide"),
+                           ({"places": places.drop(columns="y")}, "column 'y'"), ({"patch": 5}, "known option of a tiling")):
+        with pytest.raises(DataError, match=message): patch_pixels(**{"places": places, "files": slides, **TILING, **wrong})

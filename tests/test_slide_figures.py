@@ -317,6 +317,16 @@ def test_outliers_before_and_after():
     assert "3 patients, 1 beyond" in again.get_title(loc="left")
 
 
+def test_names_of_outlying_patients_do_not_lie_over_each_other():
+    distance = np.array([1.0] * 20 + [2.2, 2.25, 3.0, 3.01, 3.02, 4.1])
+    found = pd.DataFrame({"patient": [f"TCGA-A0-{i:04d}" for i in range(26)], "distance": distance, "threshold": 1.8, "outlier": distance > 1.8})
+    before, after = plot_outliers(found, found.assign(threshold=2.0), names=6)
+    before.figure.canvas.draw()
+    for ax in (before, after):
+        boxes = [t.get_window_extent() for t in ax.texts]
+        assert [t.get_text()[-2:] for t in ax.texts] == ["25", "24", "21"] and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 CASE = one_case()
 
 

@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from fusion_nb.data import slides as module
 from fusion_nb.data.slide_twin import write_slide
 from fusion_nb.data.slides import Tiling, find_slides, open_slide_info, read_tiles, thumbnail, tile_grid, tile_slide, tissue_mask
 from fusion_nb.schema import DataError
+from fusion_nb.slide_features import extract_features, patch_pixels, read_bags, slide_files
 
 EVERYTHING = {"min_tissue": 0, "min_contrast": 0, "max_tiles": None}
 
@@ -113,6 +115,46 @@ def test_a_slide_without_tissue_and_one_smaller_than_a_tile(tmp_path):
                                               ({"tile": 5}, "known option of a tiling"), ({"tiling": Tiling(), "size": 64}, "both: size")])
 def test_options_are_checked(tmp_path, options, message):
     with pytest.raises(DataError, match=message): tile_slide(save(tmp_path / "a.tif", noise(200, 200)), **options)
+
+
+# ---- SVS
+
+def test_an_aperio_slide_passes_the_whole_way(tmp_path):
+    """A tiled TIFF of three levels with Aperio's description, under Aperio's suffix, from a folder to a bag."""
+    image = np.asarray(Image.fromarray(noise(40, 60)).resize((900, 600), Image.Resampling.BICUBIC))
+    path = tmp_path / "TCGA-3C-AALI-01Z-00-DX1.svs"
+    about = "Aperio Image Library v12.2.2\r\n900x600 [0,0 900x600] (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990|Filename = drawn"
+    with tifffile.TiffWriter(path) as tiff:
+        for i in range(3): tiff.write(image[::4**i, ::4**i], tile=(64, 64), photometric="rgb", compression="deflate", metadata=None, description=about)
+    info = open_slide_info(path)
+    assert (info.vendor, info.mpp, info.mpp_from, info.size, len(info.downsamples)) == ("aperio", 0.499, "the file", (900, 600), 3)
+    assert np.abs(thumbnail(path, side=90).astype(int) - image.reshape(60, 10, 90, 10, 3).mean(axis=(1, 3))).mean() < 3 and tissue_mask(path).mean() > 0.9
+    tiles = tile_slide(path, size=64, mpp=0.5, min_tissue=0.5)
+    assert len(tiles) == 14 * 9 and (tiles.span, tiles.level, tiles.notes) == (64, 0, ())
+    np.testing.assert_array_equal(next(read_tiles(tiles))[20], image[64:128, 6 * 64:7 * 64])
+    files = slide_files(tmp_path)
+    made = extract_features(files, tmp_path / "features", encoder="small_cnn", tiling={"size": 64}, progress=False)
+    bags = read_bags(pd.DataFrame({"case_id": ["TCGA-3C-AALI"]}), made)
+    assert bags.sizes.tolist() == made["n_tiles"].tolist() == [14 * 9] and bags.slides == (path.stem,)
+    np.testing.assert_array_equal(patch_pixels(pd.DataFrame({"slide": path.stem, "x": bags.coords[20:21, 0], "y": bags.coords[20:21, 1]}), files, size=64)[0], image[64:128, 6 * 64:7 * 64])
+
+
+@pytest.mark.skipif("FUSION_NB_SVS" not in os.environ, reason="FUSION_NB_SVS names no folder: tests/fixtures of openslide-python's source distribution on PyPI (LGPL)")
+def test_slides_of_real_scanners(tmp_path):
+    """small.svs is 16 x 16 pixels of CMU-1, scanned by an Aperio; unreadable.svs is the same with a broken JPEG; boxes.tiff has a pyramid and claims 72 dpi."""
+    folder = Path(os.environ["FUSION_NB_SVS"])
+    info = open_slide_info(folder / "small.svs")
+    assert (info.vendor, info.size, info.mpp, info.mpp_from) == ("aperio", (16, 16), 0.499, "the file") and info.quickhash
+    assert thumbnail(folder / "small.svs").shape == (16, 16, 3) and tissue_mask(folder / "small.svs").shape == (16, 16)
+    tiles = tile_slide(folder / "small.svs", size=16, **EVERYTHING)
+    assert tiles.coords.tolist() == [[0, 0]] and (next(read_tiles(tiles))[0] == thumbnail(folder / "small.svs")).all()
+    with pytest.raises(DataError, match="at least one tile of 224 pixels at level 0, small.svs. Got 16 x 16"): tile_slide(folder / "small.svs")
+    assert open_slide_info(folder / "unreadable.svs").mpp == 0.499
+    with pytest.raises(DataError, match="region that cannot be read"): thumbnail(folder / "unreadable.svs")
+    assert "352.778" in open_slide_info(folder / "boxes.tiff").mpp_from and len(tile_slide(folder / "boxes.tiff", size=50, fallback_mpp=0.5, **EVERYTHING)) == 30
+    slides = pd.DataFrame({"slide": ["small", "unreadable"], "path": [folder / "small.svs", folder / "unreadable.svs"]})
+    made = extract_features(slides, tmp_path, encoder="small_cnn", tiling={"size": 16, **EVERYTHING}, copies=1, progress=False)
+    assert made["n_tiles"].tolist() == [1, 0] and "region that cannot be read" in made["notes"][1]
 
 
 # ---- tissue

@@ -196,6 +196,7 @@ def test_the_cohort_is_marked_and_holds_no_truth(small):
         assert {v.kind for v in cohort.variables} == {"expression"} and len(cohort.variables) == 40
         assert not {"image_factor", "gene_factor", "risk_full", "share_tumor", "outlier"} & set(cohort.table)
     assert json.loads((small / "synthetic.json").read_text())["spec"]["n_patients"] == 40 and "SYNTHETIC" in (small / "README.txt").read_text()
+    assert json.loads((small / "synthetic.json").read_text())["made_by"] == "fusion_nb.data.survival_twin" and "Made by fusion_nb.data.survival_twin with" in (small / "README.txt").read_text()
 
 
 def test_same_spec_same_files_other_seed_others(small, tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['patient_of', 'site_of', 'read_expression', 'read_survival', 'omics_cohort', 'read_tcga_brca']
 
-# %% ../../nbs/23_data_omics.ipynb #002-50d362
+# %% ../../nbs/23_data_omics.ipynb #002-501ed9
 import csv
 import gzip
 import re
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
+from pyarrow import csv as arrow_csv
 
 from ..schema import COHORT_COLUMNS, Cohort, DataError, Variable, check_columns, check_known, check_unique
 
@@ -93,7 +93,7 @@ def _header(path, separator):
     if not cells: raise DataError(f"a row of names and at least one of values in {path.name}", f"{len(names)} names and nothing below")
     return ["", *names] if len(cells) == len(names) + 1 else names
 
-# %% ../../nbs/23_data_omics.ipynb #009-c2705a
+# %% ../../nbs/23_data_omics.ipynb #009-7e58a0
 _NO_GENES = "Correct it; columns that are no genes are left out by naming a prefix or suffix of the genes."
 
 
@@ -114,9 +114,9 @@ def _read_text(path, separator, names, label, values):
     types = {name: pa.float32() for name in kept[1:]} | {kept[0]: pa.string()}
     with _readable(path), _opened(path) as file:
         try:
-            table = pa.csv.read_csv(file, read_options=pa.csv.ReadOptions(column_names=columns, skip_rows=1, use_threads=False, block_size=1 << 24),
-                                    parse_options=pa.csv.ParseOptions(delimiter=separator),
-                                    convert_options=pa.csv.ConvertOptions(include_columns=kept, column_types=types))
+            table = arrow_csv.read_csv(file, read_options=arrow_csv.ReadOptions(column_names=columns, skip_rows=1, use_threads=False, block_size=1 << 24),
+                                    parse_options=arrow_csv.ParseOptions(delimiter=separator),
+                                    convert_options=arrow_csv.ConvertOptions(include_columns=kept, column_types=types))
         except pa.ArrowInvalid as error: raise _arrow_failed(error, path, names) from None
     numbers = np.empty((len(table), len(values)), np.float32)
     for i, column in enumerate(table.columns[1:]): numbers[:, i] = column.to_numpy()
@@ -398,7 +398,7 @@ def _read_clinical(path):
         if separator is None: return pd.read_parquet(path)
         with _opened(path) as file: return pd.read_csv(file, sep=separator, encoding="utf-8-sig", low_memory=False)
 
-# %% ../../nbs/23_data_omics.ipynb #030-acf37d
+# %% ../../nbs/23_data_omics.ipynb #030-4a2caf
 def _outcome(clinical, target, classes):
     "The rows whose outcome is known, their label, the classes, and notes."
     if target is None:
@@ -415,6 +415,13 @@ def _outcome(clinical, target, classes):
     return clinical[label.notna()], label.dropna().astype(int), tuple(classes), [note] * bool(len(gone))
 
 
+def _sited(rows):
+    "The rows with their hospital, and a note; as they are where it is stated already, or patients are no TCGA barcodes."
+    if "site" in rows or not len(rows) or not all(_is_tcga(rows["patient"])): return rows, []
+    rows = rows.assign(site=site_of(rows["patient"]))
+    return rows, [f"The site was read from the TCGA barcodes: {rows['site'].nunique()} hospitals."]
+
+
 def _matched(expression, patients, clinical, keep):
     "Which of `patients`, those with an outcome, to keep; and sentences on those who are in one table only."
     has_rna = patients.isin(expression.index)
@@ -422,12 +429,12 @@ def _matched(expression, patients, clinical, keep):
         raise DataError("patients that expression and clinical table share", f"{_list(expression.index, 2)} in the one and {_list(patients, 2)} in the other",
                         "Cut barcodes to patients on both sides: patient_of.")
     without, alone = patients[~has_rna], expression.index.difference(clinical)
-    fate = "left out" if keep == "both" else "kept with an empty row of genes"
+    fate = "left out" if keep == "both" else "kept with an empty row of genes, to a network without a row of the table"
     return (has_rna if keep == "both" else has_rna | True,
             [f"{len(without)} of {len(patients)} patients have no expression: {fate} ({_list(without, 3)})."] * bool(len(without))
             + [f"{len(alone)} of {len(expression)} patients with expression are not in the clinical table: left out ({_list(alone, 3)})."] * bool(len(alone)))
 
-# %% ../../nbs/23_data_omics.ipynb #031-0972d1
+# %% ../../nbs/23_data_omics.ipynb #031-9d7637
 def _check_join(expression, clinical, variables, outcome):
     "Each patient once on both sides, no name on both, no outcome among the inputs."
     check_unique(check_columns(clinical, [v.name for v in variables], "the clinical table"), ["patient"], "the clinical table")
@@ -457,13 +464,13 @@ def omics_cohort(
     measured = expression[~expression.isna().all(axis=1)] if expression.shape[1] else expression  # an empty row is no measurement
     rows, label, classes, left_out = _outcome(clinical, target, classes)
     kept, unmatched = _matched(measured, rows["patient"], clinical["patient"], keep)
-    rows, label = rows[kept], label[kept]
+    (rows, sited), label = _sited(rows[kept]), label[kept]
     case = pd.DataFrame({"case_id": rows["patient"], "group": rows.get("group", rows["patient"]), "label": label, "image": rows.get("image")})
     genes = measured.reindex(rows["patient"]).set_axis(rows.index)
     others = rows.drop(columns=[c for c in ("patient", *COHORT_COLUMNS) if c in rows])
     table = pd.concat([case, others, genes], axis=1).reset_index(drop=True)
     inputs = (*variables, *(Variable(gene, "expression") for gene in genes.columns))
-    notes = (*expression.attrs.get("notes", ()), *clinical.attrs.get("notes", ()), *left_out, *unmatched)
+    notes = (*expression.attrs.get("notes", ()), *clinical.attrs.get("notes", ()), *left_out, *unmatched, *sited)
     table.attrs = {}
     return Cohort(name, table, inputs, classes, "Expression and clinical row were matched by patient.", notes=notes, survival=target is None)
 

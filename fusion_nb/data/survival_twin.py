@@ -6,8 +6,8 @@
 __all__ = ['SUBTYPES', 'SurvivalSpec', 'draw_survival', 'bayes_c_of', 'draw_genes', 'make_survival_twin', 'read_survival_twin',
            'region_of']
 
-# %% ../../nbs/27_data_survival_twin.ipynb #002-3bd910
-from dataclasses import asdict, dataclass, replace
+# %% ../../nbs/27_data_survival_twin.ipynb #002-aed3b8
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -170,14 +170,14 @@ def _write_survival(spec, folder):
     truth.to_parquet(folder / "truth.parquet", index=False)
     genes.to_parquet(folder / "genes.parquet", index=False)
 
-# %% ../../nbs/27_data_survival_twin.ipynb #021-dd51e2
+# %% ../../nbs/27_data_survival_twin.ipynb #021-fa0be0
 def make_survival_twin(
     folder: str | Path, # will hold the cohort; must be new, empty, or hold the same cohort
     **planted, # fields of `SurvivalSpec` by name: n_patients, n_genes, slide_size, image_signal, gene_signal, interaction, null, ..., seed
 ) -> Path: # the folder: slides/*.tif, regions/*.npy, rna.tsv, clinical.csv, truth.parquet, genes.parquet, synthetic.json, README.txt
     "Write slides, gene expression, survival and subtype of synthetic patients, with a hazard that is known."
     spec = _spec_of(SurvivalSpec, planted)
-    return _make(folder, _WHAT, spec, lambda tmp: _write_survival(spec, tmp), "data.survival_twin", "data.slide_twin", "data.histology_twin")
+    return _make(folder, _WHAT, spec, lambda tmp: _write_survival(spec, tmp), "data.survival_twin", "data.slide_twin", "data.histology_twin", by="data.survival_twin")
 
 # %% ../../nbs/27_data_survival_twin.ipynb #025-5aab80
 def _marked(folder):

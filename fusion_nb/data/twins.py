@@ -340,27 +340,27 @@ def _write_hosp(seed, stays, missing, folder):
     for name, table in tables.items():
         table.to_csv(folder / "hosp" / f"{name}.csv.gz", index=False, date_format="%Y-%m-%d %H:%M:%S", compression={"method": "gzip", "mtime": 0, "compresslevel": 4})
 
-# %% ../../nbs/19_data_twins.ipynb #028-ee8538
+# %% ../../nbs/19_data_twins.ipynb #028-a095bd
 _README = """SYNTHETIC DATA. No patient stands behind any of these files, and nothing medical follows from them.
 
 {what}
 truth.parquet  what was planted; never an input of a model
 synthetic.json marks the folder as synthetic for every reader
 
-Made by fusion_nb.data.twins with
+Made by {made_by} with
 {spec}
 """
 
 
-def _make(folder, what, spec, write, *modules):
+def _make(folder, what, spec, write, *modules, by="data.twins"):
     "Let `write(folder)` fill a new folder beside a marker, unless `folder` holds the same already."
-    made = {"made_by": "fusion_nb.data.twins", "what": what, "spec": asdict(spec), "code": code_fingerprint("data.twins", *modules)}
+    made = {"made_by": f"fusion_nb.{by}", "what": what, "spec": asdict(spec), "code": code_fingerprint("data.twins", *modules)}
     place = Path(folder).resolve()  # "." has no name
     if _holds(place, made): return Path(folder)
 
     def fill(tmp):
         write(tmp)
-        (tmp / "README.txt").write_text(_README.format(what=what, spec="\n".join(f"  {k} = {v}" for k, v in made["spec"].items())))
+        (tmp / "README.txt").write_text(_README.format(what=what, made_by=made["made_by"], spec="\n".join(f"  {k} = {v}" for k, v in made["spec"].items())))
         files = sorted(p.relative_to(tmp).as_posix() for p in tmp.rglob("*") if p.is_file())
         write_json({**made, "files": [*files, "synthetic.json"]}, tmp / "synthetic.json")
 
@@ -382,12 +382,12 @@ def _refill(place, fill):
             if path.name != "synthetic.json": os.replace(path, old)
         os.replace(new / "synthetic.json", marker)
 
-# %% ../../nbs/19_data_twins.ipynb #029-bbfeba
+# %% ../../nbs/19_data_twins.ipynb #029-1f33fb
 def _holds(place, made):
     "True: this cohort is there already. False: nothing is, or the same spec by other code and no other files, which may be replaced."
     if not place.is_dir() or not any(place.iterdir()): return False
     found = read_json(place / "synthetic.json") if (place / "synthetic.json").is_file() else {}
-    if any(found.get(key) != made[key] for key in ("made_by", "what", "spec")):
+    if any(found.get(key) != made[key] for key in ("what", "spec")):
         raise DataError("an empty or new folder, or one with this very synthetic cohort", f"{place.name!r} with {'another one' if found else 'other files'}",
                         "Choose another folder, or remove this one.")
     foreign = sorted({p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()} - set(found["files"]))

@@ -20,19 +20,23 @@ from fusion_nb.slide_features import Bags, _reopened, bags_of
 from fusion_nb.survival_losses import cox_loss
 
 MOST, CASES = 0.10, 120
-# name: patches of a case (from, to), width, batch, bag, genes
-SETTINGS = {"paper: 2,048 wide, batch 128, bag 32": ((300, 400), 2048, 128, 32, 12_778),
-            "paper: 2,048 wide, batch 32, bag 16": ((300, 400), 2048, 32, 16, 1_558),
-            "twin: 64 wide, batch 32, bag 16": ((60, 200), 64, 32, 16, 200),
-            "twin: 64 wide, batch 128, bag 16": ((60, 200), 64, 128, 16, 200)}
+# name: patches of a case (from, to), width, batch, bag, genes, augmented copies
+SETTINGS = {"paper: 2,048 wide, batch 128, bag 32": ((300, 400), 2048, 128, 32, 12_778, 0),
+            "paper: 2,048 wide, batch 32, bag 16": ((300, 400), 2048, 32, 16, 1_558, 0),
+            "paper: 2,048 wide, batch 32, bag 16, 3 copies": ((300, 400), 2048, 32, 16, 1_558, 3),
+            "twin: 64 wide, batch 32, bag 16": ((60, 200), 64, 32, 16, 200, 0),
+            "twin: 64 wide, batch 32, bag 16, 3 copies": ((60, 200), 64, 32, 16, 200, 3),
+            "twin: 64 wide, batch 128, bag 16": ((60, 200), 64, 128, 16, 200, 0)}
 
 
-def mapped(folder: Path, sizes, dim: int, bag: int) -> Bags:
-    """Invented bags, their features in a file."""
+def mapped(folder: Path, sizes, dim: int, bag: int, copies: int) -> Bags:
+    """Invented bags, their features in files."""
     rng = np.random.default_rng(0)
     bags = bags_of([rng.standard_normal((n, dim), dtype=np.float32) for n in rng.integers(*sizes, CASES)], bag_size=bag)
+    files = {"features": str(folder / "features.npy"), **({"augmented": str(folder / "augmented.npy")} if copies else {})}
     np.save(folder / "features.npy", bags.features)
-    return _reopened({**vars(bags), "features": str(folder / "features.npy")})
+    if copies: np.save(folder / "augmented.npy", np.stack([bags.features] * copies))
+    return _reopened({**vars(bags), **files})
 
 
 def one_by_one(bags: Bags, rows, seed: int):
@@ -51,8 +55,8 @@ def timed(work):
 
 
 def measure(folder: Path, setting, repeats: int) -> dict:
-    sizes, dim, batch, bag, genes = setting
-    bags, rng = mapped(folder, sizes, dim, bag), np.random.default_rng(1)
+    sizes, dim, batch, bag, genes, copies = setting
+    bags, rng = mapped(folder, sizes, dim, bag, copies), np.random.default_rng(1)
     torch.manual_seed(0)
     hidden = (4096, 2048) if dim == 2048 else (64, 32)
     model = build_bag_model("cross_attention", token_dim=dim, table_dim=genes, gene_hidden=hidden).train()
@@ -78,12 +82,12 @@ def measure(folder: Path, setting, repeats: int) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15, help="steps of each setting")
+    parser.add_argument("--repeats", type=int, default=60, help="steps of each setting of the twin, a twelfth of them of the paper's")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name, setting in SETTINGS.items():
         with tempfile.TemporaryDirectory() as tmp:
-            row = measure(Path(tmp), setting, args.repeats if setting[1] < 2048 else max(3, args.repeats // 3))
+            row = measure(Path(tmp), setting, args.repeats if setting[1] < 2048 else max(3, args.repeats // 12))
             print(json.dumps({"benchmark": "bags", "synthetic": True, "setting": name, **row}), flush=True)
 
 
