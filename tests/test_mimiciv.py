@@ -1,4 +1,5 @@
 """MIMIC-IV: the demo against pandas, invented hospitals for every source and every fault."""
+import csv
 import gzip
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusion_nb.data import mimiciv
 from fusion_nb.data.comorbidity import QUAN_2005
 from fusion_nb.data.mimiciv import LABS, TREATMENTS, _stamp, read_flow, read_mimic
 from fusion_nb.preprocess import TablePreprocessor
@@ -268,6 +270,24 @@ def test_row_cut_short_and_text_for_a_number(tables, tmp_path):
     with pytest.raises(DataError, match="readable table 'labevents'.*CSV Error on Line: 6"): read(folder)
     path.write_bytes(gzip.compress(text.replace("3.0", "three").encode()))
     with pytest.raises(DataError, match="readable table 'labevents'.*'three'"): read(folder)
+
+
+@pytest.mark.parametrize("more, by_duckdb", [("", 0), ('"2","20","1","2150-01-02","9","mg/dL","",\n', 1)], ids=["quotes", "column too many"])
+def test_gzipped_lab_events_read_as_plain_ones(tables, tmp_path, monkeypatch, more, by_duckdb):
+    """Quoted numbers and empty values, line breaks and quotes within quotes, over several blocks; a comma too many at the end, which only DuckDB reads."""
+    odd = tables["labevents"].assign(hadm_id=[10, 11, None, 20], valuenum=[.1, 2.5, None, 1e-3], comments=['a "b"\nc, d', " ", None, "x\r\n" * 400])
+    text = pd.concat([odd.astype({"hadm_id": "Int64"})] * 1500).to_csv(index=False, quoting=csv.QUOTE_ALL) + more
+    run, sums = mimiciv._run, []
+    monkeypatch.setattr(mimiciv, "_run", lambda con, sql, *rest: sums.append("TABLE sums" in sql) or run(con, sql, *rest))
+    cohorts = []
+    for name, data in (("labevents.csv", text.encode()), ("labevents.csv.gz", gzip.compress(text.encode()))):
+        place, before = write(tables, tmp_path/name)/"hosp", sum(sums)
+        (place/"labevents.csv.gz").unlink()
+        (place/name).write_bytes(data)
+        cohorts.append(read(place).cohort.table)
+    assert len(data) < (2 << 20) < len(text) and cohorts[0]["Creatinine max"].dropna().tolist() == [.1, 2.5, 9 if more else 1e-3]
+    pd.testing.assert_frame_equal(*cohorts, check_exact=True)
+    assert sum(sums) - before == by_duckdb
 
 
 @pytest.mark.parametrize("units, left_out", [(["mg/dL", "mg/dL", "mg/dL", "umol/L"], 1), (["mg/dL", "MG/DL", " mg / dl", "mg/dL"], 0), (["mg/dL", "mg/dL", "mg/dL", None], 1)])

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['BREAST_CANCER', 'OUTCOMES', 'LABS', 'TREATMENTS', 'read_flow', 'treatments_of', 'Records', 'read_mimic']
 
-# %% ../../nbs/17_data_mimiciv.ipynb #002-e3a438
+# %% ../../nbs/17_data_mimiciv.ipynb #002-ce1178
 import csv
 import gzip
 import json
 import re
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
@@ -22,13 +22,15 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from isal import igzip
 
 from .comorbidity import QUAN_2005, comorbidities_of, flag_table
 from ..runs import cached, check_writable, code_fingerprint, fingerprint
 from ..schema import Cohort, DataError, Variable, check_known, check_unique, near_name
 
-# %% ../../nbs/17_data_mimiciv.ipynb #004-e52010
+# %% ../../nbs/17_data_mimiciv.ipynb #004-562274
 _TABLES = {
     "patients": {"subject_id": "BIGINT", "gender": "VARCHAR", "anchor_age": "INTEGER", "anchor_year": "INTEGER", "dod": "DATE"},
     "admissions": {"subject_id": "BIGINT", "hadm_id": "BIGINT", "admittime": "TIMESTAMP", "dischtime": "TIMESTAMP",
@@ -41,6 +43,7 @@ _TABLES = {
                   "valueuom": "VARCHAR"},
 }
 _SUFFIXES = (".csv.gz", ".csv", ".parquet")
+_MEBIBYTE = 1 << 20
 
 # %% ../../nbs/17_data_mimiciv.ipynb #006-b98db1
 @contextmanager
@@ -62,7 +65,7 @@ def _quoted(path):
     "A path as SQL text that DuckDB does not take for a pattern."
     return "'" + re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''") + "'"
 
-# %% ../../nbs/17_data_mimiciv.ipynb #008-3b843e
+# %% ../../nbs/17_data_mimiciv.ipynb #008-5c5574
 def _hosp(folder):
     for place in (folder/"hosp", folder):
         if any((place/f"admissions{suffix}").is_file() for suffix in _SUFFIXES): return place
@@ -94,6 +97,14 @@ def _relation_of_file(path):
     columns = ", ".join(f"'{name.replace(chr(39), chr(39) * 2)}': 'VARCHAR'" for name in _header(path) or ["(no header)"])
     return f"read_csv({_quoted(path)}, auto_detect=false, columns={{{columns}}}, header=true, delim=',', quote='\"', escape='\"')"
 
+
+def _text_batches(file, columns):
+    "`columns` of the CSV `file` as DuckDB would read them: text, of which an empty one is no value."
+    return pacsv.open_csv(
+        file, read_options=pacsv.ReadOptions(block_size=_MEBIBYTE), parse_options=pacsv.ParseOptions(newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
+                                             null_values=[""], strings_can_be_null=True))
+
 # %% ../../nbs/17_data_mimiciv.ipynb #010-cceadc
 _SCHEMAS = ("mimiciv_hosp", "main", "public")
 
@@ -121,15 +132,19 @@ def _relation_in_database(con, catalog, table):
     raise DataError(f"the table {table!r} in the schema {_SCHEMAS[0]} or among the plain tables", "no such table",
                     near_name(table, sorted({name for schema, name in found if schema in _SCHEMAS})))
 
-# %% ../../nbs/17_data_mimiciv.ipynb #012-d99082
+# %% ../../nbs/17_data_mimiciv.ipynb #012-342644
+def _typed(table, relation):
+    text = "NULLIF(trim({0}), '') AS {0}".format
+    columns = [text(f'"{c}"') if kind == "VARCHAR" else f'CAST("{c}" AS {kind}) AS "{c}"' for c, kind in _TABLES[table].items()]
+    return f"SELECT {', '.join(columns)} FROM {relation}"
+
+
 def _make_view(con, table, relation):
     there = [row[0] for row in _run(con, f"DESCRIBE SELECT * FROM {relation}", f"a readable table {table!r}").fetchall()]
     missing = [column for column in _TABLES[table] if column not in there]
     if missing:
         raise DataError(f"the column {missing[0]!r} in the table {table!r}", f"columns {', '.join(there)}", near_name(missing[0], there))
-    text = "NULLIF(trim({0}), '') AS {0}".format
-    columns = [text(f'"{c}"') if kind == "VARCHAR" else f'CAST("{c}" AS {kind}) AS "{c}"' for c, kind in _TABLES[table].items()]
-    con.execute(f"CREATE TEMP VIEW mimic_{table} AS SELECT {', '.join(columns)} FROM {relation}")
+    con.execute(f"CREATE TEMP VIEW mimic_{table} AS {_typed(table, relation)}")
 
 
 @dataclass(frozen=True)
@@ -297,25 +312,36 @@ def _items(con, labs):
         found.append(pd.DataFrame({"itemid": rows["itemid"], "label": lab}))
     return check_unique(pd.concat(found, ignore_index=True), ["itemid"], "the labs asked for")
 
-# %% ../../nbs/17_data_mimiciv.ipynb #029-87942e
+# %% ../../nbs/17_data_mimiciv.ipynb #029-ed3fe2
 _ONE_PASS = """
     CREATE OR REPLACE TEMP TABLE sums AS
     SELECT s.hadm_id, e.itemid, e.unit, e.named, count(*) AS n, sum(CAST(e.x AS DECIMAL(38, 9))) AS total, min(e.x) AS low, max(e.x) AS high
     FROM (SELECT subject_id, hadm_id, itemid, charttime, valuenum AS x, hadm_id IS NOT NULL AS named,
                  lower(replace(coalesce(valueuom, ''), ' ', '')) AS unit
-          FROM mimic_labevents WHERE itemid IN ({items}) AND isfinite(valuenum) AND subject_id IN (SELECT subject_id FROM kept)) e
+          FROM {rows} WHERE itemid IN ({items}) AND isfinite(valuenum) AND subject_id IN (SELECT subject_id FROM kept)) e
     LEFT JOIN stays s ON s.subject_id = e.subject_id AND (s.hadm_id = e.hadm_id OR (NOT e.named AND e.charttime BETWEEN s.admittime AND s.until))
     GROUP BY ALL"""
 
 
-def _sum_labs(con, items):
+def _pass_over_labs(mimic, sql):
+    "Run `sql(rows=...)`, which reads the lab events once."
+    path = next((p for p in mimic.files if p.name == "labevents.csv.gz"), None)
+    if path:
+        with suppress(duckdb.Error, pa.ArrowException, OSError, EOFError), igzip.open(path) as file:
+            mimic.con.register("lab_rows", _text_batches(file, list(_TABLES["labevents"])))
+            return mimic.con.execute(sql(rows=f"({_typed('labevents', 'lab_rows')})"))
+    return _run(mimic.con, sql(rows="mimic_labevents"), "a readable table 'labevents'")
+
+
+def _sum_labs(mimic, items):
+    con = mimic.con
     con.register("items", items)
     con.execute("""
         CREATE OR REPLACE TEMP TABLE stays AS SELECT subject_id, hadm_id, admittime, least(dischtime, lead(admittime) OVER (
             PARTITION BY subject_id ORDER BY admittime, hadm_id) - INTERVAL 1 MICROSECOND) AS until
         FROM adm WHERE subject_id IN (SELECT subject_id FROM kept)""")
     wanted = ", ".join(str(i) for i in items["itemid"])  # spelled out, so that other rows go before their texts become numbers and times
-    _run(con, _ONE_PASS.format(items=wanted), "a readable table 'labevents'")
+    _pass_over_labs(mimic, partial(_ONE_PASS.format, items=wanted))
     named, timed, outside, foreign = con.execute("""
         SELECT sum(n) FILTER (named AND hadm_id IS NOT NULL), sum(n) FILTER (NOT named AND hadm_id IS NOT NULL),
                sum(n) FILTER (NOT named AND hadm_id IS NULL), sum(n) FILTER (named AND hadm_id IS NULL) FROM sums""").fetchone()
@@ -346,10 +372,10 @@ def _choose_units(counts):
              f"the others are in {_unit_name(largest[row.label])}." for row in rest.itertuples()]
     return chosen, notes
 
-# %% ../../nbs/17_data_mimiciv.ipynb #033-214265
-def _lab_table(con, labs):
+# %% ../../nbs/17_data_mimiciv.ipynb #033-ac24ae
+def _lab_table(mimic, labs):
     "index hadm_id (of those with a value): `<label> mean`, `<label> min`, `<label> max`; and notes."
-    notes = _sum_labs(con, _items(con, labs))
+    con, notes = mimic.con, _sum_labs(mimic, _items(mimic.con, labs))
     counts = con.execute("SELECT label, itemid, unit, CAST(sum(n) AS BIGINT) AS n FROM sums JOIN items USING (itemid) GROUP BY ALL ORDER BY ALL").df()
     chosen, more = _choose_units(counts)
     con.register("chosen", chosen[["itemid", "unit"]].assign(lab=chosen["label"].map({lab: i for i, lab in enumerate(labs)})))
@@ -512,7 +538,7 @@ def _ask(icd, outcome, labs):
                         "Write icd={'breast cancer': {9: ('174',), 10: ('C50',)}, 'heart failure': {9: ('428',), 10: ('I50',)}}.")
     return _Ask(families, outcome, labs)
 
-# %% ../../nbs/17_data_mimiciv.ipynb #049-ace0eb
+# %% ../../nbs/17_data_mimiciv.ipynb #049-d9f5aa
 def _flow_text(flow):
     "The steps that changed a count."
     told = flow[flow[["patients", "admissions"]].diff().ne(0).any(axis=1)]
@@ -530,10 +556,10 @@ def _check_left(con, flow, ask):
                         "Take another outcome, or a wider ICD filter; icd=None takes everyone.")
 
 
-def _table(con, ask): # -> table, kinds by name, notes
-    base = _demographic_table(con)
+def _table(mimic, ask): # -> table, kinds by name, notes
+    con, base = mimic.con, _demographic_table(mimic.con)
     illness, notes = _comorbidity_table(con, base.index, ask.outcome)
-    labs, lab_notes = _lab_table(con, ask.labs) if ask.labs else (pd.DataFrame(index=base.index), [])
+    labs, lab_notes = _lab_table(mimic, ask.labs) if ask.labs else (pd.DataFrame(index=base.index), [])
     drugs, drug_notes = _treatment_table(con, base.index)
     table = pd.concat([base, illness, labs.reindex(base.index), drugs], axis=1).reset_index()
     table = table.rename(columns={"hadm_id": "case_id", "subject_id": "group"}).assign(image=None)
@@ -546,16 +572,13 @@ def _records(mimic, ask):
     with _explained("tables of MIMIC-IV that can be read"):
         flow = _stage(mimic.con, ask.families, ask.outcome)
         _check_left(mimic.con, flow, ask)
-        table, kinds, notes = _table(mimic.con, ask)
+        table, kinds, notes = _table(mimic, ask)
         notes = [f"Outcome: {OUTCOMES[ask.outcome]}.", *_leak_notes(ask.outcome), *_outcome_notes(mimic.con, ask.families, ask.outcome), *notes]
     cohort = Cohort("MIMIC-IV", table, tuple(Variable(name, kind) for name, kind in kinds.items()), ask.classes,
                     "Records alone: one row per admission, without an image.", mimic.synthetic, tuple(notes), _SOURCE)
     return Records(cohort, flow)
 
-# %% ../../nbs/17_data_mimiciv.ipynb #051-3606ea
-_MEBIBYTE = 1 << 20
-
-
+# %% ../../nbs/17_data_mimiciv.ipynb #051-92b7e2
 def _stamp(path):
     stat = path.stat()
     with path.open("rb") as file:
