@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from fusion_nb.launch import check_parameters, read_parameters, run_study
+from fusion_nb.operating_point import read_fitted
 from fusion_nb.runs import read_json
 
 STUDY = "histopathology_ehr"
@@ -52,8 +53,37 @@ def test_every_number_has_its_row_and_interval(twin_run):
     assert set(true["policy"]) == {"patient", "random", "label_matched"}
     split = pd.read_parquet(twin_run / "split_audit.parquet")
     assert set(split["split"]) == {"patch", "case", "patch - case"}
-    assert {"results_patches", "results_records", "results_fusion", "pairing_audit", "split_audit", "contradictions"} <= {p.stem for p in (twin_run / "tables").glob("*.csv")}
+    assert {"results_patches", "results_records", "results_fusion", "comparison", "operating_points", "modality_share", "pairing_audit", "pairing_audit_predictions", "split_audit", "contradictions"} <= {p.stem for p in (twin_run / "tables").glob("*.csv")}
     assert {"confusion_patches", "roc_patches", "training_loss", "gradcam_small_cnn", "gradcam_fusion_label_matched", "shap_fusion", "sanity", "shap_beeswarm", "shap_high", "shap_low", "metric_bars", "flow", "modality_share"} <= {p.stem for p in (twin_run / "figures").glob("*.svg")}
+
+
+def test_thresholds_are_those_of_the_saved_files(twin_run):
+    """Every model of the fusion stage is called at its own threshold, chosen on calibrated validation scores and written beside the calibrator."""
+    saved = {p.name for p in (twin_run / "operating_point").iterdir()}
+    assert {f"unpaired-{policy}-{model}-{name}-threshold.json" for policy in ("random", "label_matched") for model in ("image_only", "table_only", "embedding_concat", "late_fusion") for name in ("mitosis", "tumor", "non_tumor")} <= saved
+    calibrator, threshold = (read_fitted(twin_run / "operating_point" / f"unpaired-random-embedding_concat-{what}.json") for what in ("calibrator", "mitosis-threshold"))
+    rows = pd.read_parquet(twin_run / "predictions_unpaired_random.parquet").query("model == 'embedding_concat' and split == 'test'")
+    score = calibrator.apply(rows[["score_mitosis", "score_tumor", "score_non_tumor"]].to_numpy())[:, 0]
+    points = pd.read_parquet(twin_run / "operating_points.parquet").query("policy == 'random' and model == 'embedding_concat' and cls == 'mitosis'").set_index("metric")["estimate"]
+    positive = rows["label"].to_numpy() == 0
+    assert points["sensitivity"] == pytest.approx((score >= threshold.value)[positive].mean()) and points["specificity"] == pytest.approx((score < threshold.value)[~positive].mean())
+
+
+def test_the_share_of_the_record_is_kept_by_case(twin_run):
+    share = pd.read_csv(twin_run / "modality_share.csv")
+    assert set(share["policy"]) == {"random", "label_matched"} and share["table_share"].between(0, 1).all() and share["case_id"].str.startswith("Case_").all()
+
+
+def test_the_audit_of_predictions_stands_beside_that_of_models(twin_run):
+    """Trained and untrained audit see the same predictions: with true pairs the late fusion is the same."""
+    trained, alone = (pd.read_parquet(twin_run / f"{name}.parquet").query("policy == 'patient' and model == 'late_fusion' and metric == 'macro_auc'") for name in ("pairing_audit_true_pairs", "pairing_audit_predictions"))
+    assert trained["estimate"].item() == pytest.approx(alone["estimate"].item(), abs=1e-9)
+
+
+def test_all_models_stand_in_one_table_with_what_was_published(twin_run):
+    table = pd.read_csv(twin_run / "tables" / "comparison.csv").fillna("")
+    assert {"Small cnn", "Resnet18", "Table only", "Trees", "Fusion random", "Fusion label matched"} <= set(table["Model"])
+    assert table.loc[(table["Model"] == "Resnet18"), "AUC, mitosis"].item() == "0.927"
 
 
 def test_contradictions_stand_in_the_report(twin_run):
@@ -73,7 +103,7 @@ def test_heatmaps_lie_in_folders_of_their_class(twin_run):
     for network in (twin_run / "heatmaps").iterdir(): assert {p.name for p in network.iterdir() if p.is_dir()} == {"mitosis", "tumor", "non_tumor"}
 
 
-@pytest.mark.parametrize("file", ["brecahad_mimiciv", "mimic_demo"])
+@pytest.mark.parametrize("file", ["brecahad_mimiciv", "mimic_demo", "histopathology_paper_networks"])
 def test_committed_parameters_are_known(repo, file):
     studies = repo / "nbs" / "studies"
     assert check_parameters(read_parameters(studies / "params" / f"{file}.yaml"), studies / f"{STUDY}.ipynb")
