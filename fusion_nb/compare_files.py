@@ -6,7 +6,7 @@
 __all__ = ['Settings', 'FileComparison', 'compare_files', 'report_html', 'check_out', 'write_comparison', 'AuditSettings',
            'FileAudit', 'audit_files', 'write_audit']
 
-# %% ../nbs/73_compare_files.ipynb #002-55ec1e
+# %% ../nbs/73_compare_files.ipynb #002-481ba7
 import base64
 import os
 import re
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.text import Text
 
-from .audit import _IN_WORDS, _LATE, _check_modalities, _one_run, audit_models, audit_predictions, claim_allowed, pairing_verdict
+from .audit import _IN_WORDS, _check_modalities, _one_run, audit_models, audit_predictions, claim_allowed, pairing_verdict
 from .class_figures import plot_pairing_audit
 from .compare import claim, compare_models
 from .curves import decision_bands, plot_decision_curve, plot_precision_recall, plot_reliability, precision_recall_bands, reliability_bins

@@ -241,7 +241,7 @@ class _FittedPair:
             raise DataError("the text that to_json wrote", f"{text[:40]!r} ... ({type(error).__name__}: {error})", "Fit again on the training rows.") from error
         return cls(TablePreprocessor.from_json(state["table"]), ExpressionPreprocessor.from_json(state["expression"]))
 
-# %% ../nbs/25_expression.ipynb #022-3767b1
+# %% ../nbs/25_expression.ipynb #022-b0a2f5
 class TableAndExpression(_FittedPair, TransformerMixin, BaseEstimator):
     "A `TablePreprocessor` and an `ExpressionPreprocessor` side by side: clinical columns first, then genes."
 
@@ -263,9 +263,9 @@ class TableAndExpression(_FittedPair, TransformerMixin, BaseEstimator):
         table: pd.DataFrame, # any rows
     ) -> np.ndarray: # (N, F) float32; a row without RNA is NaN throughout, no other holds NaN
         "The rows as numbers, by what was found in the training rows."
-        values = np.hstack([part.transform(table) for part in (self.table, self.expression)])
-        values[np.isnan(values).any(axis=1)] = np.nan
-        return values
+        clinical, genes = (part.transform(table) for part in (self.table, self.expression))
+        clinical[np.isnan(genes).all(axis=1)] = np.nan
+        return np.hstack([clinical, genes])
 
     def with_gaps(self,
         table: pd.DataFrame, # any rows

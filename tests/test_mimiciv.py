@@ -274,11 +274,12 @@ def test_row_cut_short_and_text_for_a_number(tables, tmp_path):
 
 @pytest.mark.parametrize("more, by_duckdb", [("", 0), ('"2","20","1","2150-01-02","9","mg/dL","",\n', 1)], ids=["quotes", "column too many"])
 def test_gzipped_lab_events_read_as_plain_ones(tables, tmp_path, monkeypatch, more, by_duckdb):
-    """Quoted numbers and empty values, line breaks and quotes within quotes, over several blocks; a comma too many at the end, which only DuckDB reads."""
+    """Quoted numbers and empty values, line breaks and quotes within quotes, over several parts; a comma too many at the end, which only DuckDB reads, and then all of it."""
+    monkeypatch.setattr(mimiciv, "_MEBIBYTE", 1 << 14)
     odd = tables["labevents"].assign(hadm_id=[10, 11, None, 20], valuenum=[.1, 2.5, None, 1e-3], comments=['a "b"\nc, d', " ", None, "x\r\n" * 400])
     text = pd.concat([odd.astype({"hadm_id": "Int64"})] * 1500).to_csv(index=False, quoting=csv.QUOTE_ALL) + more
     run, sums = mimiciv._run, []
-    monkeypatch.setattr(mimiciv, "_run", lambda con, sql, *rest: sums.append("TABLE sums" in sql) or run(con, sql, *rest))
+    monkeypatch.setattr(mimiciv, "_run", lambda con, sql, *rest: sums.append("INTO sums" in sql) or run(con, sql, *rest))
     cohorts = []
     for name, data in (("labevents.csv", text.encode()), ("labevents.csv.gz", gzip.compress(text.encode()))):
         place, before = write(tables, tmp_path/name)/"hosp", sum(sums)

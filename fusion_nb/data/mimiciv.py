@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BREAST_CANCER', 'OUTCOMES', 'LABS', 'TREATMENTS', 'read_flow', 'treatments_of', 'Records', 'read_mimic']
 
-# %% ../../nbs/17_data_mimiciv.ipynb #002-ce1178
+# %% ../../nbs/17_data_mimiciv.ipynb #002-33535a
 import csv
 import gzip
 import json
@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +66,7 @@ def _quoted(path):
     "A path as SQL text that DuckDB does not take for a pattern."
     return "'" + re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''") + "'"
 
-# %% ../../nbs/17_data_mimiciv.ipynb #008-5c5574
+# %% ../../nbs/17_data_mimiciv.ipynb #008-e0ef9a
 def _hosp(folder):
     for place in (folder/"hosp", folder):
         if any((place/f"admissions{suffix}").is_file() for suffix in _SUFFIXES): return place
@@ -101,7 +102,7 @@ def _relation_of_file(path):
 def _text_batches(file, columns):
     "`columns` of the CSV `file` as DuckDB would read them: text, of which an empty one is no value."
     return pacsv.open_csv(
-        file, read_options=pacsv.ReadOptions(block_size=_MEBIBYTE), parse_options=pacsv.ParseOptions(newlines_in_values=True),
+        file, read_options=pacsv.ReadOptions(block_size=4 * _MEBIBYTE), parse_options=pacsv.ParseOptions(newlines_in_values=True),
         convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
                                              null_values=[""], strings_can_be_null=True))
 
@@ -312,9 +313,11 @@ def _items(con, labs):
         found.append(pd.DataFrame({"itemid": rows["itemid"], "label": lab}))
     return check_unique(pd.concat(found, ignore_index=True), ["itemid"], "the labs asked for")
 
-# %% ../../nbs/17_data_mimiciv.ipynb #029-ed3fe2
+# %% ../../nbs/17_data_mimiciv.ipynb #029-e6055a
+_SUMS = """CREATE OR REPLACE TEMP TABLE sums (
+    hadm_id BIGINT, itemid BIGINT, unit VARCHAR, named BOOLEAN, n BIGINT, total DECIMAL(38, 9), low DOUBLE, high DOUBLE)"""
 _ONE_PASS = """
-    CREATE OR REPLACE TEMP TABLE sums AS
+    INSERT INTO sums
     SELECT s.hadm_id, e.itemid, e.unit, e.named, count(*) AS n, sum(CAST(e.x AS DECIMAL(38, 9))) AS total, min(e.x) AS low, max(e.x) AS high
     FROM (SELECT subject_id, hadm_id, itemid, charttime, valuenum AS x, hadm_id IS NOT NULL AS named,
                  lower(replace(coalesce(valueuom, ''), ' ', '')) AS unit
@@ -324,30 +327,18 @@ _ONE_PASS = """
 
 
 def _pass_over_labs(mimic, sql):
-    "Run `sql(rows=...)`, which reads the lab events once."
+    "Fill `sums` by `sql(rows=...)`, reading the lab events once; what belongs together may stand in several rows."
     path = next((p for p in mimic.files if p.name == "labevents.csv.gz"), None)
     if path:
         with suppress(duckdb.Error, pa.ArrowException, OSError, EOFError), igzip.open(path) as file:
-            mimic.con.register("lab_rows", _text_batches(file, list(_TABLES["labevents"])))
-            return mimic.con.execute(sql(rows=f"({_typed('labevents', 'lab_rows')})"))
-    return _run(mimic.con, sql(rows="mimic_labevents"), "a readable table 'labevents'")
-
-
-def _sum_labs(mimic, items):
-    con = mimic.con
-    con.register("items", items)
-    con.execute("""
-        CREATE OR REPLACE TEMP TABLE stays AS SELECT subject_id, hadm_id, admittime, least(dischtime, lead(admittime) OVER (
-            PARTITION BY subject_id ORDER BY admittime, hadm_id) - INTERVAL 1 MICROSECOND) AS until
-        FROM adm WHERE subject_id IN (SELECT subject_id FROM kept)""")
-    wanted = ", ".join(str(i) for i in items["itemid"])  # spelled out, so that other rows go before their texts become numbers and times
-    _pass_over_labs(mimic, partial(_ONE_PASS.format, items=wanted))
-    named, timed, outside, foreign = con.execute("""
-        SELECT sum(n) FILTER (named AND hadm_id IS NOT NULL), sum(n) FILTER (NOT named AND hadm_id IS NOT NULL),
-               sum(n) FILTER (NOT named AND hadm_id IS NULL), sum(n) FILTER (named AND hadm_id IS NULL) FROM sums""").fetchone()
-    notes = [f"Values of the chosen labs that name their admission: {named or 0}; that name none but were taken during one, and count there: "
-             f"{timed or 0}; taken outside every admission, left out: {outside or 0}."]
-    return notes + [f"Values of the chosen labs that name an admission which is not the patient's, left out: {foreign}."] * bool(foreign)
+            mimic.con.execute(_SUMS)
+            batches = _text_batches(file, list(_TABLES["labevents"]))
+            while part := list(islice(batches, 16)):  # a table, because DuckDB reads a stream on one core
+                mimic.con.register("lab_rows", pa.Table.from_batches(part))
+                mimic.con.execute(sql(rows=f"({_typed('labevents', 'lab_rows')})"))
+            return
+    mimic.con.execute(_SUMS)
+    _run(mimic.con, sql(rows="mimic_labevents"), "a readable table 'labevents'")
 
 # %% ../../nbs/17_data_mimiciv.ipynb #031-eac005
 def _unit_name(unit): return unit or "(none)"
@@ -372,7 +363,24 @@ def _choose_units(counts):
              f"the others are in {_unit_name(largest[row.label])}." for row in rest.itertuples()]
     return chosen, notes
 
-# %% ../../nbs/17_data_mimiciv.ipynb #033-ac24ae
+# %% ../../nbs/17_data_mimiciv.ipynb #033-61d8d2
+def _sum_labs(mimic, items):
+    con = mimic.con
+    con.register("items", items)
+    con.execute("""
+        CREATE OR REPLACE TEMP TABLE stays AS SELECT subject_id, hadm_id, admittime, least(dischtime, lead(admittime) OVER (
+            PARTITION BY subject_id ORDER BY admittime, hadm_id) - INTERVAL 1 MICROSECOND) AS until
+        FROM adm WHERE subject_id IN (SELECT subject_id FROM kept)""")
+    wanted = ", ".join(str(i) for i in items["itemid"])  # spelled out, so that other rows go before their texts become numbers and times
+    _pass_over_labs(mimic, partial(_ONE_PASS.format, items=wanted))
+    named, timed, outside, foreign = con.execute("""
+        SELECT sum(n) FILTER (named AND hadm_id IS NOT NULL), sum(n) FILTER (NOT named AND hadm_id IS NOT NULL),
+               sum(n) FILTER (NOT named AND hadm_id IS NULL), sum(n) FILTER (named AND hadm_id IS NULL) FROM sums""").fetchone()
+    notes = [f"Values of the chosen labs that name their admission: {named or 0}; that name none but were taken during one, and count there: "
+             f"{timed or 0}; taken outside every admission, left out: {outside or 0}."]
+    return notes + [f"Values of the chosen labs that name an admission which is not the patient's, left out: {foreign}."] * bool(foreign)
+
+
 def _lab_table(mimic, labs):
     "index hadm_id (of those with a value): `<label> mean`, `<label> min`, `<label> max`; and notes."
     con, notes = mimic.con, _sum_labs(mimic, _items(mimic.con, labs))
