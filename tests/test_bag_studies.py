@@ -22,6 +22,7 @@ TWIN = {"n_patients": 60, "n_genes": 20, "slide_size": 128}
 PATIENTS = {GLIOMA: 60, SUBTYPE: 80}  # that many leave six cases of each class to a validation part, which late regression needs
 FITS = {"tile_size": 32, "bag_size": 4, "folds": 2, "val_fraction": .5, "epochs": 2, "n_resamples": 100, "seeds": [0], "jobs": 1}
 SINGLES, PAIR = ["bag_attention", "genes"], ["genes", "cross_attention"]
+NEAR_END = "limits = ["  # what follows is the truth, which files do not tell
 TRAINED, LAST = "write_predictions(pred", "write_json({"  # stand in the cell that trains, and in the last
 
 
@@ -82,6 +83,8 @@ def files(glioma_run, tmp_path_factory):
     """Parameters by which the glioma twin is read as a folder without slides, with features that were made before; both studies can."""
     folder = tmp_path_factory.mktemp("files")
     for name in ("rna.tsv", "clinical.csv"): shutil.copy(twin_of(glioma_run) / name, folder)
+    (folder / "strangers").mkdir()
+    (folder / "strangers" / "TCGA-ZZ-9999-01Z-00-DX1.svs").write_bytes(b"no slide")
     return {"cohort": "files", "data_dir": str(folder), "features": str(glioma_run / "features")}
 
 
@@ -252,7 +255,7 @@ def test_hazards_of_bins_are_an_alternative_to_cox(files, tmp_path):
     assert risks.between(-names["config"].hazard_bins, 0).all() and risks.nunique() > 100  # minus the sum of survival over the bins
 
 
-UNASKED = {"one hospital": (1, {}, "come from 1 of the hospitals"), "two": (2, {}, "come from 2 of the hospitals"), "none known": (0, {}, "not every patient's hospital is known"),
+UNASKED = {"one hospital": (1, {}, "site-preserving folds: .*2 folds for sites 1 of label"), "two": (2, {}, "There are no site-preserving folds: "), "none known": (0, {}, "not every patient's hospital is known"),
            "no deal": (3, {"site_seeds": []}, "not asked for"), "no model": (3, {"site_models": ["bag_mean"]}, "not asked for")}
 
 
@@ -263,7 +266,7 @@ def test_without_site_preserving_folds_the_report_says_why(sites, params, said, 
     clinical = pd.read_csv(tmp_path / "data" / "clinical.csv")
     clinical.assign(site=[f"H{i % sites}" if sites else None for i in range(len(clinical))]).to_csv(tmp_path / "data" / "clinical.csv", index=False)
     names = carried_out(kind, "if not unasked:", **files | {"data_dir": str(tmp_path / "data")}, models=["genes"], epochs=1, n_resamples=20, out_dir=tmp_path / "out", **params, **{"sweep_seeds": []} if kind == GLIOMA else {})
-    assert said in names["unasked"] and not (tmp_path / "out" / "tables" / "sites.csv").exists()
+    assert re.search(said, names["unasked"]) and not (tmp_path / "out" / "tables" / "sites.csv").exists()
 
 
 @pytest.mark.parametrize("kind", STUDIES)
@@ -296,14 +299,31 @@ def test_subtypes_need_both_and_count_who_is_left_out(gaps, tmp_path):
     assert len(names["people"]) == 28 == len(names["bags"]) and "7 of 41 patients have no expression: left out" in said and "6 patients without a slide were left out." in said
 
 
-def test_a_slide_that_does_not_open_is_counted_not_fatal(glioma_run, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(twin_of(glioma_run), data)
-    shutil.copytree(glioma_run / "features", tmp_path / "out" / "features")
+@pytest.mark.parametrize("kind, params", [(GLIOMA, {"sweep_seeds": [0]}), (SUBTYPE, {"augmented": 1, "shap_patients": 0})], ids=STUDIES)
+def test_a_slide_that_does_not_open_is_counted_not_fatal(kind, params, request, tmp_path):
+    run = request.getfixturevalue("glioma_run" if kind == GLIOMA else "subtype_run")
+    data = shutil.copytree(twin_of(run), tmp_path / "data")
+    shutil.copytree(run / "features", tmp_path / "out" / "features")
     slide = sorted((data / "slides").iterdir())[0]
     slide.write_bytes(b"no slide")
-    names = carried_out(GLIOMA, "bags = read_bags(", cohort="files", data_dir=str(data), models=["genes"], out_dir=tmp_path / "out")
-    assert slide.stem not in set(names["cases"].table["case_id"]) and any(slide.name in text for text in names["said"])
+    names = carried_out(kind, NEAR_END, cohort="files", data_dir=str(data), models=["bag_attention"], epochs=1, site_seeds=[], **params, out_dir=tmp_path / "out")
+    assert any(slide.name in text for text in names["said"]) and names["example"]["slide"] != slide.stem and slide.stem not in set(names["looked"]["slide"])
+    assert "ranked" not in names and "by_shap" not in names  # nobody asked for a network that looks at genes
+
+
+def test_a_sweep_of_one_seed_claims_no_spread(files, tmp_path):
+    names = carried_out(GLIOMA, NEAR_END, **files, models=["genes"], epochs=1, sweep_bags=[2], sweep_batches=[32], sweep_seeds=[0], out_dir=tmp_path)
+    row, = pd.read_csv(tmp_path / "tables" / "sweep.csv").to_dict("records")
+    assert re.fullmatch(r"0\.\d{3}", f"{row['C per patient']:.3f}") and "nan" not in (tmp_path / "tables" / "sweep.html").read_text()
+    assert any(line.endswith("with one seed its size is not known.") for line in names["limits"])
+    counted = names["cases"].table.merge(names["splits"], on="case_id").query("split == 'val' and event == 1").groupby("fold")["group"].nunique()
+    assert f"has {counted.min()} patients with an event" in " ".join(names["limits"])
+
+
+@pytest.mark.parametrize("models", [["bag_joint_mean"], ["bag_early"]], ids="".join)
+def test_models_without_attention_are_explained_by_genes_alone(models, files, tmp_path):
+    names = carried_out(SUBTYPE, NEAR_END, **files, models=models, epochs=1, site_seeds=[], shap_patients=2, out_dir=tmp_path)
+    assert names["explained"] == models[0] and "looked" not in names and len(names["by_shap"]) == 2
 
 
 # ---- bad input says what to do
@@ -313,6 +333,7 @@ BAD = {
     "no folder": (STUDIES, {"data_dir": "nowhere"}, "clinical.csv.*Check the name and the folder"),
     "no folder of genes": (STUDIES, {"cohort": "tcga_brca", "data_dir": "nowhere"}, r"tcga_brca_all_clean\.csv\.zip.*Check the name and the folder"),
     "no slides there": (STUDIES, {"features": "", "slides": "elsewhere"}, "in 'elsewhere'.*none.*Check the name of the folder"),
+    "slides of nobody": (STUDIES, {"features": "", "slides": "strangers"}, "slides of patients of the cohort.*none in 'strangers'.*begin with the patient's TCGA barcode"),
     "unknown model": (STUDIES, {"models": ["genes", "cross_atention"]}, "Did you mean 'cross_attention'"),
     "model of pixels": (STUDIES, {"models": ["genes", "image_only"]}, "image_only"),
     "no model": (STUDIES, {"models": []}, r"(?i)model"),
@@ -403,6 +424,14 @@ def brca(data_dir):
     return str(data_dir / "tcga_brca_tabular")
 
 
+def checked_sites(run):
+    """The rows of the comparison of folds, which are finite and of both ways."""
+    rows = pd.read_parquet(run / "sites.parquet")
+    assert (rows.groupby("model")["folds"].agg(set) == {"plain", "site-preserving"}).all() and "genes" in set(rows["model"])
+    assert np.isfinite(rows[["low", "estimate", "high"]]).all(axis=None) and (rows["low"] <= rows["high"]).all()
+    return rows
+
+
 @pytest.mark.slow
 def test_real_genes_tell_ductal_from_lobular(brca, repo, tmp_path):
     params = read_parameters(repo / "nbs" / "studies" / "params" / "tcga_brca_subtype.yaml") | {"data_dir": brca, "epochs": 10, "seeds": [0], "n_resamples": 200}
@@ -410,12 +439,16 @@ def test_real_genes_tell_ductal_from_lobular(brca, repo, tmp_path):
     auc = pd.read_parquet(run / "results.parquet").query("metric == 'auc'").set_index("model")
     assert auc.loc["genes", "estimate"] > .86 and abs(auc.loc["ridge", "estimate"] - .90) < .02, auc["estimate"]
     assert read_json(run / "summary.json")["synthetic"] is False and "synthetic data</span>" not in (run / "tables" / "results.html").read_text()
+    sited = checked_sites(run)
+    assert (sited[sited["model"] == "genes"]["estimate"] > .8).all(), sited
     assert (auc["n_groups"] > 800).all() and (run / "tables" / "sites.csv").exists() and "synthetic" not in (run / "tables" / "results.html").read_text().rpartition("stand beside")[2]
 
 
 @pytest.mark.slow
 def test_real_genes_and_age_come_to_a_c_of_survival(brca, repo, tmp_path):
     params = read_parameters(repo / "nbs" / "studies" / "params" / "tcga_brca_survival.yaml") | {"data_dir": brca, "epochs": 5, "seeds": [0], "n_resamples": 200}
-    rows = pd.read_parquet(run_study(GLIOMA, params=params, out=tmp_path, progress=False) / "results.parquet").query("level == 'patient'").set_index("model")
+    run = run_study(GLIOMA, params=params, out=tmp_path, progress=False)
+    checked_sites(run)
+    rows = pd.read_parquet(run / "results.parquet").query("level == 'patient'").set_index("model")
     assert set(rows.index) == {"genes", "age"} and abs(rows.loc["age", "estimate"] - .64) < .03 and rows.loc["genes", "estimate"] > .5
     assert (rows["low"] < rows["estimate"]).all() and (rows["n_groups"] > 900).all()
