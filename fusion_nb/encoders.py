@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .schema import DataError, check_known
 
-# %% ../nbs/30_encoders.ipynb #004-b05881
+# %% ../nbs/30_encoders.ipynb #004-4ecae6
 class SmallCNN(nn.Module):
-    "Stages of convolution, batch norm, ReLU and pooling, then the mean over positions."
+    "Stages of convolution, batch norm, pooling and ReLU, then the mean over positions."
 
     def __init__(self,
         channels: int = 1, # of the image: 1 (grey) or 3 (RGB)
@@ -33,7 +33,7 @@ class SmallCNN(nn.Module):
 
     @staticmethod
     def _stage(before, after):  # no bias: the batch norm has one
-        return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
+        return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.MaxPool2d(2), nn.ReLU())
 
     @property
     def blocks(self) -> list: # of modules, the one next to the image first
@@ -45,9 +45,9 @@ class SmallCNN(nn.Module):
         image = image.clone(memory_format=torch.channels_last)  # pooling a few channels is several times faster on a CPU
         return self.stages(image).mean(dim=(2, 3))  # (B, dim, H / 2^stages, W / 2^stages) -> (B, dim)
 
-# %% ../nbs/30_encoders.ipynb #007-068b14
+# %% ../nbs/30_encoders.ipynb #007-37b6c7
 class PatchCNN(nn.Module):
-    "Three blocks of convolution, ReLU and pooling, then a fully connected layer with dropout."
+    "Three blocks of convolution, pooling and ReLU, then a fully connected layer with dropout."
 
     def __init__(self,
         channels: int = 3, # of the image: 1 (grey) or 3 (RGB)
@@ -58,7 +58,7 @@ class PatchCNN(nn.Module):
         super().__init__()
         self.dim = dim
         pairs = zip((channels, *widths), widths)
-        self.stages = nn.Sequential(*(nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for before, after in pairs))
+        self.stages = nn.Sequential(*(nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()) for before, after in pairs))
         self.dense = nn.Sequential(nn.Linear(widths[-1] * 8 * 8, dim), nn.ReLU(), nn.Dropout(dropout))
 
     @property

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TablePreprocessor']
 
-# %% ../nbs/22_preprocess.ipynb #002-f4b5a7
+# %% ../nbs/22_preprocess.ipynb #002-1ee45a
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,13 +15,14 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from .schema import DataError, Variable, check_columns, check_known
 
-# %% ../nbs/22_preprocess.ipynb #004-665323
+# %% ../nbs/22_preprocess.ipynb #004-47cd87
 _LARGEST = np.float64(np.finfo(np.float32).max)  # what the matrix can hold, 3.4e38
 
 
@@ -34,7 +35,8 @@ def _refuse(column, bad):
 
 def _numbers(column):
     "(N,) float, NaN where missing."
-    _refuse(column, column.notna() & ~column.map(lambda value: isinstance(value, Real) and abs(value) <= _LARGEST))
+    fits = column.abs() <= _LARGEST if is_numeric_dtype(column) else column.map(lambda value: isinstance(value, Real) and abs(value) <= _LARGEST)
+    _refuse(column, column.notna() & ~fits)
     return column.to_numpy(dtype=float, na_value=np.nan)
 
 

@@ -6,7 +6,7 @@
 __all__ = ['fingerprint', 'code_fingerprint', 'atomic_path', 'check_writable', 'run_lock', 'write_json', 'read_json', 'cached',
            'start_record', 'finish_record']
 
-# %% ../nbs/01_runs.ipynb #002-9eda2c
+# %% ../nbs/01_runs.ipynb #002-f0ff1b
 import errno
 import hashlib
 import importlib.util
@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ import pandas as pd
 
 from .schema import DataError, near_name
 
-# %% ../nbs/01_runs.ipynb #005-80d5f1
+# %% ../nbs/01_runs.ipynb #005-4942d9
 def fingerprint(
     *things, # JSON-able values, dataclasses, numpy arrays, pandas tables, or `Path`s; nested lists and dicts of these too
 ) -> str: # 16 hexadecimal digits
@@ -38,7 +39,7 @@ def fingerprint(
     for thing in things: _feed(digest, thing)
     return digest.hexdigest()
 
-# %% ../nbs/01_runs.ipynb #006-8dd219
+# %% ../nbs/01_runs.ipynb #006-5ae4c8
 def _feed(digest, thing):
     if isinstance(thing, np.generic): thing = thing.item()
     if isinstance(thing, Path): _feed_path(digest, thing)
@@ -68,7 +69,7 @@ def _feed_path(digest, path):
         with file.open("rb") as f: content = hashlib.file_digest(f, "blake2b").hexdigest()
         digest.update(f"file {inside} {content};".encode())
 
-# %% ../nbs/01_runs.ipynb #010-abf753
+# %% ../nbs/01_runs.ipynb #010-12e7a1
 def code_fingerprint(
     *modules: str, # names within the package: "train", "data.images"
 ) -> str: # 16 hexadecimal digits
@@ -83,7 +84,7 @@ def code_fingerprint(
 def _package_folder() -> Path:
     return Path(importlib.util.find_spec("fusion_nb").origin).parent
 
-# %% ../nbs/01_runs.ipynb #013-1ba7d1
+# %% ../nbs/01_runs.ipynb #013-b4e926
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "Free some space, or choose another folder."),
     errno.EDQUOT: ("your disk quota is used up", "Free some space, or choose another folder."),
@@ -113,7 +114,7 @@ def _write_errno(error):
     if "No space left" in text or "requested and" in text: return errno.ENOSPC
     return getattr(error, "errno", None)
 
-# %% ../nbs/01_runs.ipynb #014-f049c0
+# %% ../nbs/01_runs.ipynb #014-1b7f0e
 @contextmanager
 def atomic_path(
     path: str | Path, # where the file (or new folder) shall be; the folder above is made if need be
@@ -131,7 +132,7 @@ def atomic_path(
             if temporary.is_dir(): shutil.rmtree(temporary)
             else: temporary.unlink()
 
-# %% ../nbs/01_runs.ipynb #018-c9da98
+# %% ../nbs/01_runs.ipynb #018-8cda29
 def check_writable(
     folder: str | Path, # is made if need be
 ) -> Path: # the folder
@@ -145,32 +146,38 @@ def check_writable(
             with suppress(OSError): probe.unlink()
     return folder
 
-# %% ../nbs/01_runs.ipynb #021-f59e61
+# %% ../nbs/01_runs.ipynb #021-a280c4
 @contextmanager
 def run_lock(
     folder: str | Path, # the folder that only one process may work in
+    *,
+    wait: bool = False, # until it is free
 ):
-    "Hold `folder` for this process while the block runs; `DataError` if another one holds it."
+    "Hold `folder` for this process while the block runs; `DataError` if another one holds it and we do not wait."
     with (Path(folder)/".lock").open("a") as file:
-        try: _lock(file)
+        try: _lock(file, wait)
         except (BlockingIOError, PermissionError):  # the second is Windows' word for it
             raise DataError(f"one process at a time in {folder}", "another one that is at work there",
                             "Wait until it has ended, or choose another folder.") from None
         yield
 
 
-def _lock(file):
-    "Lock an open file until it is closed; an error at once if another process holds it."
+def _lock(file, wait):
+    "Lock an open file until it is closed; if another process holds it, wait or raise an error."
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        while True:
+            try: return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            except PermissionError:
+                if not wait: raise
+            time.sleep(0.2)
     else:
         import fcntl  # here, because Windows does not have it
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
-# %% ../nbs/01_runs.ipynb #024-898ec6
+# %% ../nbs/01_runs.ipynb #024-619ba7
 def write_json(
     obj, # JSON-able; paths become text, numpy numbers and arrays plain ones
     path: str | Path, # the file
@@ -193,7 +200,7 @@ def read_json(
     except json.JSONDecodeError as e:
         raise DataError(f"JSON in {path}", f"line {e.lineno}, column {e.colno}: {e.msg}", "Correct the file there.") from None
 
-# %% ../nbs/01_runs.ipynb #027-441c6e
+# %% ../nbs/01_runs.ipynb #027-18279c
 def cached(
     path: str | Path, # the stage's file
     key: str, # fingerprint of everything that the value depends on: inputs, parameters, code
@@ -213,7 +220,7 @@ def cached(
         with atomic_path(sidecar) as tmp: tmp.write_text(key)
     return read(path)
 
-# %% ../nbs/01_runs.ipynb #030-4d543a
+# %% ../nbs/01_runs.ipynb #030-7df85e
 def start_record(
     folder: str | Path, # the run's folder
     study: str, # name of the study
@@ -248,7 +255,7 @@ def finish_record(
 
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-# %% ../nbs/01_runs.ipynb #032-7a1245
+# %% ../nbs/01_runs.ipynb #032-aa10c0
 def _git():
     def git(*words):
         return subprocess.run(["git", "-C", str(_package_folder()), *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -6,7 +6,7 @@
 __all__ = ['Recipe', 'Fold', 'make_fold', 'train_model', 'cross_fit', 'cross_fits', 'on_validation', 'calibrate',
            'seed_estimates', 'OutOfFold']
 
-# %% ../nbs/70_study.ipynb #002-1d684c
+# %% ../nbs/70_study.ipynb #002-5f212c
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from .fusion import _STAGED, MODELS, FusionModel, build_model, from_branches
 from .metrics import auc, class_auc
 from .operating_point import fit_calibrator
 from .predictions import _score_columns, prediction_rows, score_matrix
-from .runs import cached, code_fingerprint, fingerprint
+from .runs import cached, check_writable, code_fingerprint, fingerprint, run_lock
 from .schema import Cohort, DataError, check_known
 from .survival import _pairs, average_by_group
 from .survival_losses import check_events
@@ -168,7 +168,7 @@ def _fit_folder(folder, recipe, fold, name, seed):
     key = fingerprint(_alike(recipe, name, seed), fold.cases, *seen, code_fingerprint(*_CODE))
     return Path(folder) / f"{name}-fold{fold.number}-seed{seed}-{key}", key
 
-# %% ../nbs/70_study.ipynb #017-86f4a1
+# %% ../nbs/70_study.ipynb #017-837483
 def _untrained(recipe, name, fold, seed, folder):
     "The model before its training; where the recipe says so, around two branches that are trained."
     data, config = fold.data, recipe.config
@@ -191,11 +191,12 @@ def train_model(
 ) -> tuple: # the trained model with its best weights; its history by epoch
     """Train one model on one fold, go on with it, or read it: whatever is left to do.
 
-    A fusion of trained branches first does the same for its branches, on the same fold and from the same seed."""
+    A fusion of trained branches first does the same for its branches, on the same fold and from the same seed. Whoever asks for a fit that another
+    process is at waits for it, and reads it."""
     place, _ = _fit_folder(folder, recipe, fold, name, seed)
     model = _untrained(recipe, name, fold, seed, folder)
     config = replace(recipe.config, seed=seed)
-    with _threads(recipe.threads):
+    with run_lock(check_writable(place), wait=True), _threads(recipe.threads):
         history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=config, folder=place, progress=progress)
     return model, history
 
@@ -270,7 +271,7 @@ def _check_modalities(cohort, images, models):
     kind, known = ("bags of patches", "BAG_MODELS") if bags else ("images of pixels", "MODELS")
     raise DataError(f"models that look at {kind}", ", ".join(other), f"Choose among {known}.")
 
-# %% ../nbs/70_study.ipynb #026-fdac16
+# %% ../nbs/70_study.ipynb #026-8b3aea
 def cross_fits(
     tasks: dict, # name -> (cohort, images, splits, recipe), the first arguments of `cross_fit`
     *,
@@ -278,7 +279,7 @@ def cross_fits(
     jobs: int = 1, # tasks at a time, each in a process of its own
     progress: bool = True, # a bar over the tasks
 ) -> dict: # name -> (prediction table, histories)
-    "`cross_fit` of every task; the numbers do not depend on `jobs`."
+    "`cross_fit` of every task, begun in their order; the numbers do not depend on `jobs`, and what two tasks share is trained once."
     done = _side_by_side([delayed(cross_fit)(*task, folder=folder, progress=False) for task in tasks.values()], jobs, "trainings", progress)
     if jobs != 1: get_reusable_executor().shutdown()
     return dict(zip(tasks, done))

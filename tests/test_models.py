@@ -42,6 +42,21 @@ def one_thread():
 
 # models
 
+@pytest.mark.parametrize("name, order", [("small_cnn", (0, 1, 3, 2)), ("simple_cnn", (0, 2, 1))])
+def test_relu_after_pooling_gives_the_numbers_of_relu_before(name, order):
+    image, grads = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)), []
+    for usual in (False, True):
+        torch.manual_seed(0)
+        encoder = image_encoder(name, channels=3).eval()
+        kinds = [[type(layer).__name__ for layer in stage] for stage in encoder.stages]
+        assert all(kind[-2:] == ["MaxPool2d", "ReLU"] for kind in kinds)
+        if usual: encoder.stages = nn.Sequential(*(nn.Sequential(*(stage[i] for i in order)) for stage in encoder.stages))
+        embedding = encoder(image)
+        (embedding ** 2).sum().backward()
+        grads.append([embedding, *(p.grad for p in encoder.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*grads)) and grads[0][0].std() > 0
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_forward_and_backward(name, channels):
@@ -225,11 +240,13 @@ def test_three_classes_are_learned():
 
 
 def test_patch_cnn_is_the_published_one():
-    """Khandelwal et al. 2026: three blocks of 32, 64 and 128 channels, 8192 -> 256 -> dropout .5 -> 3, about 2.2 M parameters."""
+    """Khandelwal et al. 2026: three blocks of 32, 64 and 128 channels, 8192 -> 256 -> dropout .5 -> 3, about 2.2 M parameters.
+
+    It pools after ReLU; the other order gives the same numbers, as the test at the top of this file shows."""
     model = build_model("image_only", lambda: image_encoder("simple_cnn", channels=3), table_dim=0, hidden=(), n_classes=3)
     kinds = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Linear, nn.Dropout)
     layers = [tuple(m.weight.shape) if hasattr(m, "weight") else type(m).__name__ for m in model.modules() if isinstance(m, kinds)]
-    assert layers == [(32, 3, 3, 3), "ReLU", "MaxPool2d", (64, 32, 3, 3), "ReLU", "MaxPool2d", (128, 64, 3, 3), "ReLU", "MaxPool2d",
+    assert layers == [(32, 3, 3, 3), "MaxPool2d", "ReLU", (64, 32, 3, 3), "MaxPool2d", "ReLU", (128, 64, 3, 3), "MaxPool2d", "ReLU",
                       (256, 8192), "ReLU", "Dropout", (3, 256)]
     assert n_parameters(model) == 2_191_427 and model(torch.rand(2, 3, 64, 64), None)["main"].shape == (2, 3)
 

@@ -137,6 +137,15 @@ def test_lock_is_gone_with_its_process(tmp_path):
     with run_lock(tmp_path): pass
 
 
+def test_lock_that_waits(tmp_path):
+    code = ("import pathlib, sys, time\nfrom fusion_nb.runs import run_lock\n"
+            "with run_lock(sys.argv[1]):\n    print('held', flush=True); time.sleep(1); pathlib.Path(sys.argv[1], 'done').touch()")
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n" and not (tmp_path / "done").exists()
+    with run_lock(tmp_path, wait=True): assert (tmp_path / "done").exists()
+    assert holder.wait() == 0
+
+
 def test_import_without_fcntl():
     """As on Windows, where the module does not exist."""
     code = "import sys; sys.modules['fcntl'] = None; import fusion_nb.predictions"
@@ -151,6 +160,14 @@ def test_lock_on_windows(tmp_path, monkeypatch):
         with run_lock(tmp_path): pass
     sys.modules["msvcrt"].locking = lambda *args: None
     with run_lock(tmp_path): pass
+    tries = []
+
+    def busy(*args):
+        tries.append(args)
+        if len(tries) < 3: held()
+
+    sys.modules["msvcrt"].locking = busy
+    with run_lock(tmp_path, wait=True): assert len(tries) == 3
 
 
 def test_json_that_is_a_folder(tmp_path):

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from itertools import combinations
@@ -19,6 +20,7 @@ from scipy.special import expit, logit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+import fusion_nb.study
 import fusion_nb.train
 from fusion_nb.data.breast_lesions import read_breast_lesions
 from fusion_nb.data.images import decode_images
@@ -457,6 +459,33 @@ def test_fusion_starts_from_the_branches_of_its_fold_and_seed(three, tmp_path, f
         assert all(torch.equal(a, b) for a, b in weights) == freeze and len(weights) == 15 + 12
         near = [torch.allclose(a, b, atol=1e-5) for a, b in weights if a.ndim > 1]
         assert all(near) and len(near) == 3 + 2  # fine-tuned at a rate of next to nothing they are the same too, but for the last digits
+
+
+def test_who_asks_for_a_fit_that_another_is_at_waits_and_reads_it(three, tmp_path, monkeypatch):
+    people, images, splits = three
+    fold, fit, at_work, overlaps = make_fold(people, images, splits, 0), fusion_nb.study.fit, [], []
+
+    def slow(*args, **how):
+        overlaps.append(list(at_work))
+        at_work.append(how["folder"])
+        time.sleep(0.3)
+        history = fit(*args, **how)
+        at_work.remove(how["folder"])
+        return history
+
+    monkeypatch.setattr(fusion_nb.study, "fit", slow)
+    fits, begin = {}, threading.Barrier(2)
+
+    def one(number):
+        begin.wait()
+        fits[number] = train_model(RECORD, "table_only", fold, seed=0, folder=tmp_path)
+
+    both = [threading.Thread(target=one, args=(i,)) for i in (0, 1)]
+    for thread in both: thread.start()
+    for thread in both: thread.join()
+    assert overlaps == [[], []] and len(list(tmp_path.iterdir())) == 1
+    (first, history), (second, again) = fits[0], fits[1]
+    assert history.equals(again) and all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
 
 def test_killed_fusion_goes_on_and_its_branches_stay(three, tmp_path, monkeypatch):
