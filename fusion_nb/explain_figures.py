@@ -266,7 +266,7 @@ def plot_beeswarm(
     more = f"; the {rows} largest of {len(names)} variables" if rows < len(names) else ""
     return _head(ax, "SHAP values", f"{len(explanation.values):,} cases{more}", synthetic)
 
-# %% ../nbs/69_explain_figures.ipynb #028-3615e1
+# %% ../nbs/69_explain_figures.ipynb #028-8cd06a
 @_styled()
 def plot_shap_bars(
     explanation: shap.Explanation, # values (n, F) or (n, F, C)
@@ -281,17 +281,18 @@ def plot_shap_bars(
     names, values = _check_explanation(explanation, of_classes=True), np.abs(explanation.values).mean(axis=0)
     values = values.reshape(len(names), -1)  # (F, 1) or (F, C)
     order = np.argsort(-values.sum(axis=1), kind="stable")[:top]
+    several = values.shape[1] > 1
     ax, left = _page(ax, 1.3 + 0.24 * len(order)), np.zeros(len(order))
     for c in range(values.shape[1]):
-        label = None if values.shape[1] == 1 else readable(classes[c]) if classes is not None else f"Class {c}"
+        label = None if not several else readable(classes[c]) if classes is not None else f"Class {c}"
         ax.barh(range(len(order)), values[order, c], left=left, height=0.62, color=_COLOURS[c % len(_COLOURS)], label=label)
         left += values[order, c]
     for y, total in enumerate(left): ax.annotate(f"{total:.3g}", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
     ax.set_yticks(range(len(order)), names[order])
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"Mean |SHAP value| ({unit}{', sum over classes' if values.shape[1] > 1 else ''})")
-    if values.shape[1] > 1: ax.legend(loc="lower right")
+    ax.set_xlabel(f"Mean |SHAP value| ({unit}{', sum over classes' if several else ''})", loc="left" if several else "center")  # clear of the stamp
+    if several: ax.legend(loc="lower right")
     return _head(ax, "How far each variable moves the score", f"{len(explanation.values):,} cases", synthetic)
 
 # %% ../nbs/69_explain_figures.ipynb #032-e05859
@@ -312,7 +313,7 @@ def _steps(explanation, case, names, top):  # -> labels, values, the largest fir
     labels = [f"{names[i]} = {value}" for i, value in zip(kept, shown)]
     return labels + ([f"{len(rest)} other variables"] if len(rest) else []), np.append(values[kept], values[rest].sum() if len(rest) else [])
 
-# %% ../nbs/69_explain_figures.ipynb #033-be6fe4
+# %% ../nbs/69_explain_figures.ipynb #033-94fc6c
 @_styled()
 def plot_waterfall(
     explanation: shap.Explanation, # values (n, F)
@@ -340,7 +341,7 @@ def plot_waterfall(
     ax.set_yticks(y, labels)
     ax.set_ylim(len(values) - 0.4, -0.6)
     ax.use_sticky_edges = False
-    ax.margins(x=0.13)
+    ax.margins(x=0.2)  # room for the numbers on both sides
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"Score ({unit})")
     which = {"high": "The case of the highest score", "low": "The case of the lowest score"}.get(case, f"Case {case}")

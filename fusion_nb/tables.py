@@ -43,7 +43,7 @@ def _variable_rows(column, variable, parts):  # -> rows (name, value, part -> te
     missing = row("missing", lambda c: _count(int(c.isna().sum()), len(c)))
     return [*rows, missing] if column.isna().any() else rows
 
-# %% ../nbs/65_tables.ipynb #009-6c3fe7
+# %% ../nbs/65_tables.ipynb #009-5a17b3
 _PARTS = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
@@ -63,7 +63,7 @@ def cohort_table(
     rows = [row("Cases", lambda t: f"{len(t):,}"), row("Patients", lambda t: f"{t['group'].nunique():,}")]
     for variable in cohort.variables: rows += _variable_rows(table[variable.name], variable, parts)
     if by_part:
-        rows += [row("Target", lambda t: _count(int((t["label"] == i).sum()), len(t)), str(c)) for i, c in enumerate(cohort.classes) if i]
+        rows += [row("Target", lambda t: _count(int((t["label"] == i).sum()), len(t)), str(c)) for i, c in enumerate(cohort.classes) if i or len(cohort.classes) > 2]
     return pd.DataFrame(rows)
 
 

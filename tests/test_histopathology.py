@@ -24,6 +24,15 @@ def demo_run(data_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def families_run(repo, data_dir, tmp_path_factory):
+    """Synthetic pictures, real admissions by their ICD family: three classes of records; no heatmaps."""
+    if not (data_dir / "mimic_iv_demo").is_dir(): pytest.skip("no mimic_iv_demo in FUSION_NB_DATA")
+    out, given = tmp_path_factory.mktemp("families"), read_parameters(repo / "nbs" / "studies" / "params" / "mimic_families.yaml")
+    run_study(STUDY, params={**given, **SMALL, "explained": 0, "record_dir": str(data_dir / "mimic_iv_demo")}, out=out, progress=False)
+    return only_run(out)
+
+
+@pytest.fixture(scope="module")
 def twin_run(tmp_path_factory):
     """Twins of both, and true pairs."""
     out = tmp_path_factory.mktemp("twins")
@@ -40,8 +49,35 @@ def test_real_records_come_to_predictions_with_intervals(demo_run):
     assert not set(test["group"]) & set(pred[pred["split"] == "train"]["group"]) and test["score_died in hospital"].between(0, 1).all()
 
 
-def test_without_true_pairs_no_gain_is_claimed(demo_run, twin_run):
-    for run in (demo_run, twin_run):
+def test_real_records_by_family(families_run, data_dir):
+    """136 admissions have a diagnosis of one of the three families, 60 of them of the kidney first, as `diagnoses_icd` says."""
+    files = data_dir / "mimic_iv_demo"
+    codes = pd.read_csv(next(files.rglob("diagnoses_icd.csv*")), dtype=str).assign(seq_num=lambda t: t["seq_num"].astype(int)).sort_values("seq_num")
+    starts = {"heart": {"9": ("428", "410"), "10": ("I50", "I21")}, "kidney": {"9": ("584", "585"), "10": ("N17", "N18")}, "infection": {"9": ("038", "486"), "10": ("A41", "J18")}}
+    first = {}
+    for row in codes.itertuples():
+        for name, prefixes in starts.items():
+            if row.icd_code.startswith(prefixes[row.icd_version]): first.setdefault(row.hadm_id, list(starts).index(name))
+    pred = pd.read_parquet(families_run / "predictions_records.parquet")
+    assert pred.drop_duplicates("case_id").set_index("case_id")["label"].to_dict() == first and len(first) == 136
+    assert np.allclose(pred[["score_heart", "score_kidney", "score_infection"]].sum(axis=1), 1) and set(pred["model"]) == {"table_only", "trees"}
+    rows = pd.read_csv(families_run / "tables" / "results_records.csv").set_index(["Model", "Metric"])["This run [95% interval]"]
+    assert len(rows) == 2 * 6 and ("Trees", "AUC, kidney") in rows.index and rows.str.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]").all()
+    test = pred.query("split == 'test' and model == 'trees'")
+    called = test[["score_heart", "score_kidney", "score_infection"]].to_numpy().argmax(axis=1)
+    assert rows["Trees", "Accuracy"].startswith(f"{(called == test['label']).mean():.3f} ")
+
+
+def test_three_classes_of_records_have_their_figures_and_no_heatmaps_if_none_are_asked(families_run):
+    assert {"roc_records", "confusion_records", "shap_beeswarm", "shap_bars", "shap_high", "shap_low", "shap_network"} <= {p.stem for p in (families_run / "figures").glob("*.svg")}
+    assert not (families_run / "heatmaps").exists() and not list((families_run / "figures").glob("gradcam*"))
+    assert (families_run / "operating_point" / "trees-calibrator.json").exists() and not (families_run / "operating_point" / "trees-threshold.json").exists()
+    models = pd.read_csv(families_run / "tables" / "comparison.csv").query("Model == 'Resnet18'")
+    assert len(models) == 1 and "mitosis with heart, tumor with kidney, non_tumor with infection" in read_json(families_run / "summary.json")["pairing"][1]
+
+
+def test_without_true_pairs_no_gain_is_claimed(demo_run, families_run, twin_run):
+    for run in (demo_run, families_run, twin_run):
         assert "without true pairs it may not be claimed that fusion helps" in read_json(run / "summary.json")["headline"].lower()
         assert "Pairing &#x27;random&#x27;" in (run / "report.html").read_text() or "Pairing 'random'" in (run / "report.html").read_text()
 
@@ -103,13 +139,12 @@ def test_heatmaps_lie_in_folders_of_their_class(twin_run):
     for network in (twin_run / "heatmaps").iterdir(): assert {p.name for p in network.iterdir() if p.is_dir()} == {"mitosis", "tumor", "non_tumor"}
 
 
-@pytest.mark.parametrize("file", ["brecahad_mimiciv", "mimic_demo", "histopathology_paper_networks"])
+@pytest.mark.parametrize("file", ["brecahad_mimiciv", "mimic_demo", "mimic_families", "histopathology_paper_networks"])
 def test_committed_parameters_are_known(repo, file):
     studies = repo / "nbs" / "studies"
     assert check_parameters(read_parameters(studies / "params" / f"{file}.yaml"), studies / f"{STUDY}.ipynb")
 
 
-@pytest.mark.slow
 def test_the_twin_shows_what_it_was_built_to_show(tmp_path):
     """Label-matched pairs 'gain' over the better single modality, random ones do not, true pairs do; a split by patch is too good."""
     run_study(STUDY, params={}, out=tmp_path, progress=False)
@@ -117,7 +152,7 @@ def test_the_twin_shows_what_it_was_built_to_show(tmp_path):
     unpaired, true = (pd.read_parquet(run / f"{name}.parquet").query("metric == 'macro_auc'").set_index(["policy", "model"]) for name in ("pairing_audit", "pairing_audit_true_pairs"))
     fused = unpaired.xs("embedding_concat", level="model")
     assert fused.loc["label_matched", "gain_low"] > 0 >= fused.loc["random", "gain"]
-    assert "label-matched pairing alone" in read_json(run / "summary.json")["headline"]
+    assert read_json(run / "summary.json")["headline"].startswith("Label-matched pairing alone produced the gain")
     assert true.loc[("patient", "embedding_concat"), "gain_low"] > 0 >= true.loc[("random", "embedding_concat"), "gain"]
     split = pd.read_parquet(run / "split_audit.parquet").set_index(["split", "model"])
     assert split.loc[("patch - case", "small_cnn"), "low"] > 0 and np.isfinite(split["estimate"]).all()

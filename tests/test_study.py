@@ -638,7 +638,7 @@ def test_committed_parameters_are_known(repo, file):
 
 
 def test_no_committed_parameters_are_forgotten_here(repo):
-    assert {f.stem for f in (repo / "nbs" / "studies" / "params").iterdir()} == {"breast_lesions", "null_cohort", "paper_scale", "breast_mri_fusion", "full_coverage", "brecahad_mimiciv", "mimic_demo",
+    assert {f.stem for f in (repo / "nbs" / "studies" / "params").iterdir()} == {"breast_lesions", "null_cohort", "paper_scale", "breast_mri_fusion", "full_coverage", "brecahad_mimiciv", "mimic_demo", "mimic_families",
                                                                                 "tcga_brca_subtype", "tcga_brca_survival", "glioma_paper_scale", "subtype_paper_scale", "survival_null", "subtype_null", "histopathology_paper_networks"}
 
 

@@ -1,4 +1,6 @@
 """What the tables say: the numbers of pandas and of the paper, escaped, footnoted and marked when synthetic."""
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +53,12 @@ def test_parts_are_counted_as_pandas_counts_them(cohort, holdout):
     assert shown.loc[("Signs", "lump"), "Training"] == "48 (66.7%)" and shown.loc[("Signs", "pain"), "Training"] == "24 (33.3%)"
     assert shown.loc[("Signs", "missing"), "Training"] == "24 (33.3%)"
     assert read(shown.loc[("Target", "malignant"), "Total"]) == cohort.table["label"].sum()
+
+
+def test_of_several_classes_each_is_counted(cohort, holdout):
+    three = replace(cohort, table=cohort.table.assign(label=np.arange(len(cohort)) % 3), classes=("a", "b", "c"))
+    targets = cohort_table(three, holdout).query("Characteristic == 'Target'")
+    assert targets["Value"].tolist() == ["a", "b", "c"] and targets["Total"].map(read).sum() == len(cohort)
 
 
 def test_values_and_missing_ones_add_up(cohort, holdout):
