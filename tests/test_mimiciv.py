@@ -1,12 +1,19 @@
 """MIMIC-IV: the demo against pandas, invented hospitals for every source and every fault."""
 import csv
 import gzip
+import os
 import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from adbc_driver_postgresql import dbapi as postgresql
 
 from fusion_nb.data import mimiciv
 from fusion_nb.data.comorbidity import QUAN_2005
@@ -385,10 +392,74 @@ def test_database_without_the_tables(tmp_path):
     with pytest.raises(DataError, match=r"the table 'patients' in the schema mimiciv_hosp .*Did you mean 'patient'"): read(tmp_path/"other.duckdb")
 
 
-def test_postgres_without_its_extension_keeps_the_password(monkeypatch, tmp_path):
-    """No server can be reached here: the way up to the extension, which is not installed in an empty folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(DataError, match="extension for PostgreSQL|a PostgreSQL server that answers") as error: read("postgresql://me:secret@localhost:1/mimic")
+# ---- a server of PostgreSQL
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of a server of our own, without a database's name; it is gone with the tests."""
+    programs = [Path(found).parent for found in [shutil.which("initdb")] if found] + sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if not programs: pytest.skip("no PostgreSQL on this machine")
+    root = os.geteuid() == 0  # as which PostgreSQL refuses to run
+    if root and subprocess.run(["id", "postgres"], capture_output=True).returncode: pytest.skip("root, and no user postgres")
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, socket.socket() as free:
+        if root: shutil.chown(folder, "postgres")
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+
+        def run(program, *args): subprocess.run([*(["runuser", "-u", "postgres", "--"] if root else []), programs[0] / program, "-D", f"{folder}/data", *args], check=True, stdout=subprocess.DEVNULL)
+        run("initdb", "--auth=trust", "--username=postgres")
+        run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
+        yield f"postgresql://postgres:secret@127.0.0.1:{port}"
+        run("pg_ctl", "-m", "immediate", "stop")
+
+
+TYPES = {"BIGINT": "INTEGER", "INTEGER": "SMALLINT", "DOUBLE": "DOUBLE PRECISION", "TIMESTAMP": "TIMESTAMP(0)", "VARCHAR": "VARCHAR(255)"}  # as the community's scripts have them
+
+
+def fill(server, name, tables, *, schema="mimiciv_hosp"):
+    """The address of a new database with the tables of the community's scripts; codes are padded with spaces there."""
+    with postgresql.connect(f"{server}/postgres", autocommit=True) as con, con.cursor() as cursor: cursor.execute(f"CREATE DATABASE {name}")
+    with postgresql.connect(f"{server}/{name}", autocommit=True) as con, con.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        for table, rows in tables.items():
+            types = {column: "CHAR(7)" if column == "icd_code" else TYPES.get(kind, kind) for column, kind in mimiciv._TABLES[table].items() if column in rows}
+            cursor.execute(f"CREATE TABLE {schema}.{table} (comments TEXT, {', '.join(f'{c} {kind}' for c, kind in types.items())})")
+            cursor.adbc_ingest("raw", pa.table({c: pa.array([None if pd.isna(x) else str(x) for x in rows[c]], pa.string()) for c in types}), mode="replace")
+            whole = ("INTEGER", "SMALLINT")  # 5.0 where a column of whole numbers has gaps
+            cursor.execute(f"INSERT INTO {schema}.{table} SELECT 'none', {', '.join(f'{c}::numeric::{kind}' if kind in whole else f'{c}::{kind}' for c, kind in types.items())} FROM raw")
+    return f"{server}/{name}"
+
+
+def test_a_server_gives_what_the_files_give(server, raw, demo, everyone):
+    address = fill(server, "demo", raw)
+    records = read_mimic(address, icd=None)
+    pd.testing.assert_frame_equal(records.cohort.table, everyone.cohort.table)
+    assert records.notes == everyone.notes and records.flow.equals(everyone.flow)
+    assert read_flow(address).equals(read_flow(demo))
+
+
+def test_a_server_with_plain_tables(server, tables, tmp_path):
+    pd.testing.assert_frame_equal(read(fill(server, "plain", tables, schema="public")).cohort.table, read(write(tables, tmp_path)).cohort.table)
+
+
+def test_a_server_that_lacks_something(server, tables):
+    without = {name: table for name, table in tables.items() if name != "labevents"}
+    with pytest.raises(DataError, match="the table 'labevents' in the schema mimiciv_hosp .*no such table"): read(fill(server, "no_labs", without))
+    with pytest.raises(DataError, match="the column 'race' in the table 'admissions'.*columns comments, subject_id"):
+        read(fill(server, "no_race", {**tables, "admissions": tables["admissions"].drop(columns="race")}))
+    address = fill(server, "broken", tables)
+    with postgresql.connect(address, autocommit=True) as con, con.cursor() as cursor:
+        cursor.execute("ALTER TABLE mimiciv_hosp.patients RENAME TO p")
+        cursor.execute("CREATE VIEW mimiciv_hosp.patients AS SELECT subject_id, gender, anchor_age, anchor_year / (anchor_year - anchor_year) AS anchor_year, dod FROM mimiciv_hosp.p")
+    with pytest.raises(DataError, match="a readable table 'patients'.*division by zero"): read(address)
+
+
+@pytest.mark.parametrize("address, said", [
+    ("{}/nowhere", 'FATAL: *database "nowhere" does not exist'), ("postgresql://me:secret@localhost:1/mimic", "Connection refused"), ("postgresql://me:secret@:x/mimic", "none at the address given")])
+def test_no_server_to_be_had_and_the_password_is_not_told(request, address, said):
+    if "{}" in address: address = address.format(request.getfixturevalue("server"))
+    with pytest.raises(DataError, match=f"a PostgreSQL server that answers. Got {said}") as error: read(address)
     assert "secret" not in str(error.value)
 
 

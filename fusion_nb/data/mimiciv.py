@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BREAST_CANCER', 'OUTCOMES', 'LABS', 'TREATMENTS', 'read_flow', 'treatments_of', 'Records', 'read_mimic']
 
-# %% ../../nbs/17_data_mimiciv.ipynb #002-33535a
+# %% ../../nbs/17_data_mimiciv.ipynb #002-803aa3
 import csv
 import gzip
 import json
@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from adbc_driver_postgresql import dbapi as postgresql
 from isal import igzip
 
 from .comorbidity import QUAN_2005, comorbidities_of, flag_table
@@ -46,13 +47,13 @@ _TABLES = {
 _SUFFIXES = (".csv.gz", ".csv", ".parquet")
 _MEBIBYTE = 1 << 20
 
-# %% ../../nbs/17_data_mimiciv.ipynb #006-b98db1
+# %% ../../nbs/17_data_mimiciv.ipynb #006-f863c6
 @contextmanager
 def _explained(expected):
     try: yield
     except duckdb.OutOfMemoryException as error:
         raise DataError(f"{expected}, within the memory limit", str(error).splitlines()[0], "Give a higher memory_limit, or fewer threads.") from None
-    except duckdb.Error as error:
+    except (duckdb.Error, postgresql.Error) as error:
         lines = [line for line in str(error).splitlines() if line.strip()][:2]
         raise DataError(expected, " ".join(lines), "If the file was cut short, copy or download it again.") from None
 
@@ -106,45 +107,61 @@ def _text_batches(file, columns):
         convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
                                              null_values=[""], strings_can_be_null=True))
 
-# %% ../../nbs/17_data_mimiciv.ipynb #010-cceadc
+# %% ../../nbs/17_data_mimiciv.ipynb #010-536fbb
 _SCHEMAS = ("mimiciv_hosp", "main", "public")
 
 
 def _is_postgres(source): return isinstance(source, str) and re.match(r"postgres(ql)?://", source) is not None
 
 
-def _attach(con, source):
-    if not _is_postgres(source):
-        return _run(con, f"ATTACH '{str(source).replace(chr(39), chr(39) * 2)}' AS mimic (READ_ONLY)",
-                    f"a database of DuckDB in {Path(source).name!r}")
-    try: con.execute("LOAD postgres")
-    except duckdb.Error:
-        raise DataError("DuckDB's extension for PostgreSQL", "an installation of DuckDB without it",
-                        "Run duckdb.sql('INSTALL postgres') once, with a network, or export the tables to Parquet.") from None
-    try: con.execute(f"ATTACH '{source.replace(chr(39), chr(39) * 2)}' AS mimic (TYPE postgres, READ_ONLY)")
-    except duckdb.Error:
-        raise DataError("a PostgreSQL server that answers", "none at the address given", "Check host, port, user and password.") from None
+def _schema_of(table, found):  # found: (schema, table)
+    for schema in _SCHEMAS:
+        if (schema, table) in found: return schema
+    raise DataError(f"the table {table!r} in the schema {_SCHEMAS[0]} or among the plain tables", "no such table",
+                    near_name(table, sorted({name for schema, name in found if schema in _SCHEMAS})))
 
 
 def _relation_in_database(con, catalog, table):
     found = con.execute("SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = ?", [catalog]).fetchall()
-    for schema in _SCHEMAS:
-        if (schema, table) in found: return f'"{catalog}"."{schema}"."{table}"'
-    raise DataError(f"the table {table!r} in the schema {_SCHEMAS[0]} or among the plain tables", "no such table",
-                    near_name(table, sorted({name for schema, name in found if schema in _SCHEMAS})))
+    return f'"{catalog}"."{_schema_of(table, found)}"."{table}"'
 
-# %% ../../nbs/17_data_mimiciv.ipynb #012-342644
+
+def _connected(address):
+    "A connection to a PostgreSQL server; what it said, without the address, if there is none."
+    try: return postgresql.connect(address)
+    except postgresql.Error as error:
+        said = str(error).partition("failed: ")[2].splitlines() or ["none at the address given"]
+        raise DataError("a PostgreSQL server that answers", said[0], "Check host, port, database, user and password.") from None
+
+
+def _relation_on_server(con, server, table):
+    "A temporary table of the columns that are needed; what does not fit into memory goes to the disk."
+    with _explained(f"a readable table {table!r}"), server.cursor() as cursor:
+        cursor.execute("SELECT table_schema, table_name FROM information_schema.tables")
+        schema = _schema_of(table, cursor.fetchall())
+        cursor.execute("SELECT column_name FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2", (schema, table))
+        _check_columns(table, [name for name, in cursor.fetchall()])
+        cursor.execute(f'SELECT {", ".join(_TABLES[table])} FROM {schema}.{table}')
+        batches = cursor.fetch_record_batch()
+        con.execute(f"CREATE TEMP TABLE server_{table} AS SELECT * FROM batches")
+    return f"server_{table}"
+
+# %% ../../nbs/17_data_mimiciv.ipynb #012-644bfb
 def _typed(table, relation):
     text = "NULLIF(trim({0}), '') AS {0}".format
     columns = [text(f'"{c}"') if kind == "VARCHAR" else f'CAST("{c}" AS {kind}) AS "{c}"' for c, kind in _TABLES[table].items()]
     return f"SELECT {', '.join(columns)} FROM {relation}"
 
 
-def _make_view(con, table, relation):
-    there = [row[0] for row in _run(con, f"DESCRIBE SELECT * FROM {relation}", f"a readable table {table!r}").fetchall()]
+def _check_columns(table, there):
     missing = [column for column in _TABLES[table] if column not in there]
     if missing:
         raise DataError(f"the column {missing[0]!r} in the table {table!r}", f"columns {', '.join(there)}", near_name(missing[0], there))
+
+
+def _make_view(con, table, relation):
+    there = [row[0] for row in _run(con, f"DESCRIBE SELECT * FROM {relation}", f"a readable table {table!r}").fetchall()]
+    _check_columns(table, there)
     con.execute(f"CREATE TEMP VIEW mimic_{table} AS {_typed(table, relation)}")
 
 
@@ -167,7 +184,17 @@ def _files_of(source, tables):
     place = _hosp(path)
     return tuple(_file_of(place, table) for table in tables), place
 
-# %% ../../nbs/17_data_mimiciv.ipynb #013-f8d049
+# %% ../../nbs/17_data_mimiciv.ipynb #013-a9bcf2
+def _relations(con, source, tables, files, place):
+    "What DuckDB calls each of `tables`."
+    if place: return [_relation_of_file(file) for file in files]
+    if _is_postgres(source):
+        with _connected(source) as server: return [_relation_on_server(con, server, table) for table in tables]
+    if files: _run(con, f"ATTACH '{str(source).replace(chr(39), chr(39) * 2)}' AS mimic (READ_ONLY)", f"a database of DuckDB in {Path(source).name!r}")
+    catalog = "mimic" if files else con.execute("SELECT current_database()").fetchone()[0]
+    return [_relation_in_database(con, catalog, table) for table in tables]
+
+
 @contextmanager
 def _opened(source, tables, settings):
     "Open `source` and make the views of `tables`; what DuckDB spills goes to a folder that vanishes with the block."
@@ -177,10 +204,7 @@ def _opened(source, tables, settings):
         with _explained("settings that DuckDB knows"):
             con = source.cursor() if theirs else duckdb.connect(config={**settings, "temp_directory": spill, "preserve_insertion_order": "false"})
         try:
-            if not theirs and place is None: _attach(con, source)
-            catalog = con.execute("SELECT current_database()").fetchone()[0] if theirs else "mimic"
-            for i, table in enumerate(tables):
-                _make_view(con, table, _relation_of_file(files[i]) if place else _relation_in_database(con, catalog, table))
+            for table, relation in zip(tables, _relations(con, source, tables, files, place)): _make_view(con, table, relation)
             yield _Source(con, files, bool(place) and any((p/"synthetic.json").is_file() for p in (place, place.parent)))
         finally: con.close()
 
