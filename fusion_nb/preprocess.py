@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .schema import DataError, Variable, check_columns, check_known
 
-# %% ../nbs/22_preprocess.ipynb #004-47cd87
+# %% ../nbs/22_preprocess.ipynb #004-680171
 _LARGEST = np.float64(np.finfo(np.float32).max)  # what the matrix can hold, 3.4e38
 
 
@@ -35,7 +35,7 @@ def _refuse(column, bad):
 
 def _numbers(column):
     "(N,) float, NaN where missing."
-    fits = column.abs() <= _LARGEST if is_numeric_dtype(column) else column.map(lambda value: isinstance(value, Real) and abs(value) <= _LARGEST)
+    fits = column.abs() <= _LARGEST if is_numeric_dtype(column) and column.dtype.kind != "c" else column.map(lambda value: isinstance(value, Real) and abs(value) <= _LARGEST)
     _refuse(column, column.notna() & ~fits)
     return column.to_numpy(dtype=float, na_value=np.nan)
 

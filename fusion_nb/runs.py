@@ -146,7 +146,7 @@ def check_writable(
             with suppress(OSError): probe.unlink()
     return folder
 
-# %% ../nbs/01_runs.ipynb #021-a280c4
+# %% ../nbs/01_runs.ipynb #021-cf785d
 @contextmanager
 def run_lock(
     folder: str | Path, # the folder that only one process may work in
@@ -154,11 +154,13 @@ def run_lock(
     wait: bool = False, # until it is free
 ):
     "Hold `folder` for this process while the block runs; `DataError` if another one holds it and we do not wait."
-    with (Path(folder)/".lock").open("a") as file:
+    with _explained(Path(folder)): file = (Path(folder)/".lock").open("a")
+    with file:
         try: _lock(file, wait)
         except (BlockingIOError, PermissionError):  # the second is Windows' word for it
             raise DataError(f"one process at a time in {folder}", "another one that is at work there",
                             "Wait until it has ended, or choose another folder.") from None
+        except OSError as e: raise DataError(f"a file system with locks at {folder}", str(e.strerror), "Choose a folder on another disk.") from None
         yield
 
 

@@ -200,7 +200,7 @@ def train_model(
         history = fit(model, fold.data, fold.rows("train"), fold.rows("val"), config=config, folder=place, progress=progress)
     return model, history
 
-# %% ../nbs/70_study.ipynb #020-fab467
+# %% ../nbs/70_study.ipynb #020-8bcfa4
 def _fit_and_predict(recipe, name, fold, seed, folder, classes):
     "One fit's rows of the prediction table, and its history."
     place, key = _fit_folder(folder, recipe, fold, name, seed)
@@ -212,7 +212,7 @@ def _fit_and_predict(recipe, name, fold, seed, folder, classes):
         return prediction_rows(fold.cases, score if score.ndim == 1 else pd.DataFrame(score, columns=classes), **labels)
 
     model, history = train_model(recipe, name, fold, seed=seed, folder=folder)
-    with _threads(recipe.threads):
+    with run_lock(place, wait=True), _threads(recipe.threads):
         rows = cached(place / "predictions.parquet", f"{key} {code_fingerprint('predictions', 'study')}", make, read=pd.read_parquet, write=lambda table, path: table.to_parquet(path, index=False))
     return rows, history.assign(model=name, fold=fold.number, run=seed)
 

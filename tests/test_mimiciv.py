@@ -364,6 +364,13 @@ def test_bad_filters(tables, tmp_path, icd):
     with pytest.raises(DataError, match=r"ICD.*Write \{9: \('174',\), 10: \('C50',\)\}"): read(write(tables, tmp_path), icd=icd)
 
 
+def test_families_without_a_name_or_an_admission(tables, tmp_path):
+    folder, heart = write(tables, tmp_path), {9: "4280", 10: "I50"}
+    with pytest.raises(DataError, match="a name for every family of ICD codes.*Name all of them, or none"): read(folder, icd={"": {9: "174"}, "heart": heart}, outcome="icd_family")
+    with pytest.raises(DataError, match="an admission of every family.*none of heart, nobody .*leave them out"):
+        read(folder, icd={"breast": mimiciv.BREAST_CANCER, "heart": heart, "nobody": {9: "99999"}}, outcome="icd_family")
+
+
 def test_expire_flag_of_another_value(tables, tmp_path):
     tables["admissions"].loc[0, "hospital_expire_flag"] = 2
     with pytest.raises(DataError, match="0 or 1 in hospital_expire_flag .* Got 2 for hadm_id 10"): read(write(tables, tmp_path))
@@ -397,7 +404,7 @@ def test_database_without_the_tables(tmp_path):
 @pytest.fixture(scope="module")
 def server():
     """The address of a server of our own, without a database's name; it is gone with the tests."""
-    programs = [Path(found).parent for found in [shutil.which("initdb")] if found] + sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    programs = next((Path(found).parent for found in [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")] if found), None)
     if not programs: pytest.skip("no PostgreSQL on this machine")
     root = os.geteuid() == 0  # as which PostgreSQL refuses to run
     if root and subprocess.run(["id", "postgres"], capture_output=True).returncode: pytest.skip("root, and no user postgres")
@@ -407,8 +414,9 @@ def server():
         port = free.getsockname()[1]
         free.close()
 
-        def run(program, *args): subprocess.run([*(["runuser", "-u", "postgres", "--"] if root else []), programs[0] / program, "-D", f"{folder}/data", *args], check=True, stdout=subprocess.DEVNULL)
-        run("initdb", "--auth=trust", "--username=postgres")
+        def run(program, *args): subprocess.run([*(["runuser", "-u", "postgres", "--"] if root else []), programs / program, "-D", f"{folder}/data", *args], check=True, stdout=subprocess.DEVNULL)
+        Path(folder, "password").write_text("secret")
+        run("initdb", "--auth=scram-sha-256", "--username=postgres", f"--pwfile={folder}/password", "--locale=C")
         run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
         yield f"postgresql://postgres:secret@127.0.0.1:{port}"
         run("pg_ctl", "-m", "immediate", "stop")
@@ -434,7 +442,7 @@ def fill(server, name, tables, *, schema="mimiciv_hosp"):
 def test_a_server_gives_what_the_files_give(server, raw, demo, everyone):
     address = fill(server, "demo", raw)
     records = read_mimic(address, icd=None)
-    pd.testing.assert_frame_equal(records.cohort.table, everyone.cohort.table)
+    pd.testing.assert_frame_equal(records.cohort.table, everyone.cohort.table, check_exact=True)
     assert records.notes == everyone.notes and records.flow.equals(everyone.flow)
     assert read_flow(address).equals(read_flow(demo))
 
@@ -452,14 +460,30 @@ def test_a_server_that_lacks_something(server, tables):
     with postgresql.connect(address, autocommit=True) as con, con.cursor() as cursor:
         cursor.execute("ALTER TABLE mimiciv_hosp.patients RENAME TO p")
         cursor.execute("CREATE VIEW mimiciv_hosp.patients AS SELECT subject_id, gender, anchor_age, anchor_year / (anchor_year - anchor_year) AS anchor_year, dod FROM mimiciv_hosp.p")
-    with pytest.raises(DataError, match="a readable table 'patients'.*division by zero"): read(address)
+        cursor.execute("CREATE ROLE guest LOGIN PASSWORD 'secret'")
+    with pytest.raises(DataError, match="a readable table 'patients'.*division by zero.*Ask whoever runs the server"): read(address)
+    with pytest.raises(DataError, match="a readable table 'patients'.*permission denied for schema mimiciv_hosp"): read(address.replace("postgres:secret", "guest:secret"))
+
+
+def test_a_server_with_a_materialized_view(server, tables, tmp_path):
+    address = fill(server, "views", tables)
+    with postgresql.connect(address, autocommit=True) as con, con.cursor() as cursor:
+        cursor.execute("ALTER TABLE mimiciv_hosp.labevents RENAME TO l")
+        cursor.execute("CREATE MATERIALIZED VIEW mimiciv_hosp.labevents AS SELECT * FROM mimiciv_hosp.l")
+    pd.testing.assert_frame_equal(read(address).cohort.table, read(write(tables, tmp_path)).cohort.table)
 
 
 @pytest.mark.parametrize("address, said", [
-    ("{}/nowhere", 'FATAL: *database "nowhere" does not exist'), ("postgresql://me:secret@localhost:1/mimic", "Connection refused"), ("postgresql://me:secret@:x/mimic", "none at the address given")])
+    ("{}/nowhere", 'FATAL: *database "nowhere" does not exist'), ("{}/postgres?user=me", 'FATAL: *password authentication failed for user "me"'), ("postgresql://me:secret@localhost:1/mimic", "Connection refused"), ("postgresql://me:secret@:x/mimic", "none at the address given")])
 def test_no_server_to_be_had_and_the_password_is_not_told(request, address, said):
     if "{}" in address: address = address.format(request.getfixturevalue("server"))
     with pytest.raises(DataError, match=f"a PostgreSQL server that answers. Got {said}") as error: read(address)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["host=h dbname=m password=secret", "postgresql+psycopg2://me:secret@host/m", "POSTGRESQL://me:secret@host", " postgresql://me:secret@host"])
+def test_an_address_that_is_not_understood_is_not_repeated(address):
+    with pytest.raises(DataError, match="a postgresql:// address.*an address of another kind") as error: read(address)
     assert "secret" not in str(error.value)
 
 

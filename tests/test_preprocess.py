@@ -154,7 +154,7 @@ def test_all_missing_in_train(kind, levels):
 
 
 @pytest.mark.parametrize("values, found", [
-    (["1.0", "2.0"], "'1.0'"), ([1.0, "n/a"], "'n/a'"), ([1.0, np.inf], "inf"), ([1.0, 1e60], "1e+60"), ([1.0, 10**60], "000"), (list(pd.to_datetime(["2020-01-01"] * 2)), "2020-01-01")])
+    (["1.0", "2.0"], "'1.0'"), ([1.0, "n/a"], "'n/a'"), ([1.0, np.inf], "inf"), ([1.0, 1e60], "1e+60"), ([1.0, 10**60], "000"), (np.array([1, 2j]), "1+0j"), (list(pd.to_datetime(["2020-01-01"] * 2)), "2020-01-01")])
 def test_a_number_column_that_is_no_longer_one(values, found):
     variables, table = one("continuous", [1.0, 2.0])
     fitted, wrong = TablePreprocessor(variables).fit(table), pd.DataFrame({"x": values})

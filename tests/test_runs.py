@@ -146,6 +146,15 @@ def test_lock_that_waits(tmp_path):
     assert holder.wait() == 0
 
 
+def test_file_system_without_locks(tmp_path, monkeypatch):
+    import fcntl
+
+    def none(*args): raise OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(DataError, match="a file system with locks at .*No locks available"):
+        with run_lock(tmp_path): pass
+
+
 def test_import_without_fcntl():
     """As on Windows, where the module does not exist."""
     code = "import sys; sys.modules['fcntl'] = None; import fusion_nb.predictions"

@@ -31,7 +31,7 @@ from fusion_nb.launch import StudyError, check_parameters, read_parameters, run_
 from fusion_nb.metrics import auc
 from fusion_nb.operating_point import choose_threshold, fit_calibrator, read_fitted
 from fusion_nb.predictions import prediction_rows, score_matrix
-from fusion_nb.runs import read_json
+from fusion_nb.runs import read_json, run_lock
 from fusion_nb.schema import DataError
 from fusion_nb.splits import holdout, kfold
 from fusion_nb.study import Recipe, calibrate, cross_fit, make_fold, on_validation, seed_estimates, train_model
@@ -461,31 +461,23 @@ def test_fusion_starts_from_the_branches_of_its_fold_and_seed(three, tmp_path, f
         assert all(near) and len(near) == 3 + 2  # fine-tuned at a rate of next to nothing they are the same too, but for the last digits
 
 
-def test_who_asks_for_a_fit_that_another_is_at_waits_and_reads_it(three, tmp_path, monkeypatch):
+def test_who_asks_for_a_fit_that_another_is_at_waits(three, tmp_path, monkeypatch):
     people, images, splits = three
-    fold, fit, at_work, overlaps = make_fold(people, images, splits, 0), fusion_nb.study.fit, [], []
+    fold, fit, begun, fits = make_fold(people, images, splits, 0), fusion_nb.study.fit, threading.Event(), []
 
-    def slow(*args, **how):
-        overlaps.append(list(at_work))
-        at_work.append(how["folder"])
-        time.sleep(0.3)
-        history = fit(*args, **how)
-        at_work.remove(how["folder"])
-        return history
+    def told(*args, **how):
+        begun.set()
+        return fit(*args, **how)
 
-    monkeypatch.setattr(fusion_nb.study, "fit", slow)
-    fits, begin = {}, threading.Barrier(2)
-
-    def one(number):
-        begin.wait()
-        fits[number] = train_model(RECORD, "table_only", fold, seed=0, folder=tmp_path)
-
-    both = [threading.Thread(target=one, args=(i,)) for i in (0, 1)]
-    for thread in both: thread.start()
-    for thread in both: thread.join()
-    assert overlaps == [[], []] and len(list(tmp_path.iterdir())) == 1
-    (first, history), (second, again) = fits[0], fits[1]
-    assert history.equals(again) and all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+    monkeypatch.setattr(fusion_nb.study, "fit", told)
+    place, _ = fusion_nb.study._fit_folder(tmp_path, RECORD, fold, "table_only", 0)
+    asking = threading.Thread(target=lambda: fits.append(train_model(RECORD, "table_only", fold, seed=0, folder=tmp_path)))
+    place.mkdir()
+    with run_lock(place):
+        asking.start()
+        assert not begun.wait(2)
+    asking.join()
+    assert begun.is_set() and len(fits) == 1 and len(fits[0][1])
 
 
 def test_killed_fusion_goes_on_and_its_branches_stay(three, tmp_path, monkeypatch):

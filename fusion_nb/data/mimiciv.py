@@ -47,15 +47,15 @@ _TABLES = {
 _SUFFIXES = (".csv.gz", ".csv", ".parquet")
 _MEBIBYTE = 1 << 20
 
-# %% ../../nbs/17_data_mimiciv.ipynb #006-f863c6
+# %% ../../nbs/17_data_mimiciv.ipynb #006-d67c83
 @contextmanager
-def _explained(expected):
+def _explained(expected, todo="If the file was cut short, copy or download it again."):
     try: yield
     except duckdb.OutOfMemoryException as error:
         raise DataError(f"{expected}, within the memory limit", str(error).splitlines()[0], "Give a higher memory_limit, or fewer threads.") from None
     except (duckdb.Error, postgresql.Error) as error:
         lines = [line for line in str(error).splitlines() if line.strip()][:2]
-        raise DataError(expected, " ".join(lines), "If the file was cut short, copy or download it again.") from None
+        raise DataError(expected, " ".join(lines), todo) from None
 
 
 def _run(con, sql, what, *values):
@@ -107,7 +107,7 @@ def _text_batches(file, columns):
         convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
                                              null_values=[""], strings_can_be_null=True))
 
-# %% ../../nbs/17_data_mimiciv.ipynb #010-536fbb
+# %% ../../nbs/17_data_mimiciv.ipynb #010-7c5695
 _SCHEMAS = ("mimiciv_hosp", "main", "public")
 
 
@@ -136,17 +136,17 @@ def _connected(address):
 
 def _relation_on_server(con, server, table):
     "A temporary table of the columns that are needed; what does not fit into memory goes to the disk."
-    with _explained(f"a readable table {table!r}"), server.cursor() as cursor:
-        cursor.execute("SELECT table_schema, table_name FROM information_schema.tables")
-        schema = _schema_of(table, cursor.fetchall())
-        cursor.execute("SELECT column_name FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2", (schema, table))
+    with _explained(f"a readable table {table!r}", "Ask whoever runs the server."), server.cursor() as cursor:
+        cursor.execute("SELECT nspname, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'v', 'm', 'f')")
+        schema = _schema_of(table, cursor.fetchall())  # also of what may not be read: the server then says so
+        cursor.execute(f"SELECT attname FROM pg_attribute WHERE attrelid = '{schema}.{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum")
         _check_columns(table, [name for name, in cursor.fetchall()])
         cursor.execute(f'SELECT {", ".join(_TABLES[table])} FROM {schema}.{table}')
         batches = cursor.fetch_record_batch()
         con.execute(f"CREATE TEMP TABLE server_{table} AS SELECT * FROM batches")
     return f"server_{table}"
 
-# %% ../../nbs/17_data_mimiciv.ipynb #012-644bfb
+# %% ../../nbs/17_data_mimiciv.ipynb #012-4d78d0
 def _typed(table, relation):
     text = "NULLIF(trim({0}), '') AS {0}".format
     columns = [text(f'"{c}"') if kind == "VARCHAR" else f'CAST("{c}" AS {kind}) AS "{c}"' for c, kind in _TABLES[table].items()]
@@ -180,7 +180,7 @@ def _files_of(source, tables):
     if path.is_file(): return (path,), None
     if not path.is_dir():
         raise DataError("a folder, a database file of DuckDB, a connection or a postgresql:// address",
-                        f"{path.name!r}, which does not exist", "Check the path.")
+                        "an address of another kind" if re.search("://|password", str(source)) else f"{path.name!r}, which does not exist", "Check the path.")
     place = _hosp(path)
     return tuple(_file_of(place, table) for table in tables), place
 
@@ -208,7 +208,7 @@ def _opened(source, tables, settings):
             yield _Source(con, files, bool(place) and any((p/"synthetic.json").is_file() for p in (place, place.parent)))
         finally: con.close()
 
-# %% ../../nbs/17_data_mimiciv.ipynb #019-ef09d9
+# %% ../../nbs/17_data_mimiciv.ipynb #019-454642
 BREAST_CANCER = {9: ("174", "175"), 10: ("C50",)}
 OUTCOMES = {
     "in_hospital_death": "died before discharge (hospital_expire_flag)",
@@ -239,6 +239,8 @@ def _families(icd):
     if icd is None: return {}
     if not isinstance(icd, Mapping) or not icd:
         raise DataError("prefixes by ICD version, such families by name, or None for everyone", repr(icd), "Write {9: ('174',), 10: ('C50',)}.")
+    if any(not str(name).strip() for name in icd):
+        raise DataError("a name for every family of ICD codes", repr(icd), "Name all of them, or none.")
     if all(isinstance(codes, Mapping) for codes in icd.values()): return {str(name): _prefixes(codes, repr(name)) for name, codes in icd.items()}
     codes = _prefixes(icd, "the filter")
     return {" or ".join(f"ICD-{version} {prefix}" for version, prefix in codes): codes}
@@ -570,7 +572,7 @@ def _ask(icd, outcome, labs):
                         "Write icd={'breast cancer': {9: ('174',), 10: ('C50',)}, 'heart failure': {9: ('428',), 10: ('I50',)}}.")
     return _Ask(families, outcome, labs)
 
-# %% ../../nbs/17_data_mimiciv.ipynb #049-d9f5aa
+# %% ../../nbs/17_data_mimiciv.ipynb #049-1b8e66
 def _flow_text(flow):
     "The steps that changed a count."
     told = flow[flow[["patients", "admissions"]].diff().ne(0).any(axis=1)]
@@ -582,6 +584,8 @@ def _check_left(con, flow, ask):
     if not counts:
         raise DataError("at least one admission after the filter", f"none (patients, admissions: {_flow_text(flow)})",
                         "Check the ICD prefixes, or give icd=None for everyone.")
+    if none := [name for i, name in enumerate(ask.classes) if i not in counts and len(ask.classes) > 2]:
+        raise DataError("an admission of every family", f"none of {', '.join(none)} (patients, admissions: {_flow_text(flow)})", "Check their prefixes, or leave them out.")
     if len(counts) < 2:
         raise DataError(f"two classes of the outcome {ask.outcome!r} among the admissions that are left",
                         f"{sum(counts.values())} of {ask.classes[next(iter(counts))]!r} (patients, admissions: {_flow_text(flow)})",
