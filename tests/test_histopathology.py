@@ -159,7 +159,7 @@ def test_the_twin_shows_what_it_was_built_to_show(default_run):
     """Label-matched pairs 'gain' (+0.09) over the better single modality, random ones do not (-0.04), true pairs do (+0.02); a split by patch is too good (+0.13)."""
     unpaired, true, split, headline = default_run
     assert unpaired.loc["label_matched", "gain"] > 0.03 and unpaired.loc["random", "gain"] < 0
-    assert true.loc["patient", "gain"] > 0.005 > true.loc["random", "gain"]
+    assert true.loc["patient", "gain"] > 0.005 and true.loc["random", "gain"] < 0
     assert split.loc[("patch - case", "small_cnn"), "estimate"] > 0.04 and np.isfinite(split["estimate"]).all()
     assert "without true pairs it may not be claimed" in headline.lower()
 

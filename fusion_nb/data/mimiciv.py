@@ -572,7 +572,7 @@ def _ask(icd, outcome, labs):
                         "Write icd={'breast cancer': {9: ('174',), 10: ('C50',)}, 'heart failure': {9: ('428',), 10: ('I50',)}}.")
     return _Ask(families, outcome, labs)
 
-# %% ../../nbs/17_data_mimiciv.ipynb #049-1b8e66
+# %% ../../nbs/17_data_mimiciv.ipynb #049-694f72
 def _flow_text(flow):
     "The steps that changed a count."
     told = flow[flow[["patients", "admissions"]].diff().ne(0).any(axis=1)]
@@ -580,15 +580,13 @@ def _flow_text(flow):
 
 
 def _check_left(con, flow, ask):
-    counts = dict(con.execute("SELECT label, count(*) FROM kept GROUP BY label ORDER BY label").fetchall())
-    if not counts:
-        raise DataError("at least one admission after the filter", f"none (patients, admissions: {_flow_text(flow)})",
-                        "Check the ICD prefixes, or give icd=None for everyone.")
+    counts, steps = dict(con.execute("SELECT label, count(*) FROM kept GROUP BY label ORDER BY label").fetchall()), f"(patients, admissions: {_flow_text(flow)})"
+    if not counts: raise DataError("at least one admission after the filter", f"none {steps}", "Check the ICD prefixes, or give icd=None for everyone.")
     if none := [name for i, name in enumerate(ask.classes) if i not in counts and len(ask.classes) > 2]:
-        raise DataError("an admission of every family", f"none of {', '.join(none)} (patients, admissions: {_flow_text(flow)})", "Check their prefixes, or leave them out.")
+        raise DataError("an admission of every family", f"none of {', '.join(none)} {steps}", "Check their prefixes, or leave them out.")
     if len(counts) < 2:
         raise DataError(f"two classes of the outcome {ask.outcome!r} among the admissions that are left",
-                        f"{sum(counts.values())} of {ask.classes[next(iter(counts))]!r} (patients, admissions: {_flow_text(flow)})",
+                        f"{sum(counts.values())} of {ask.classes[next(iter(counts))]!r} {steps}",
                         "Take another outcome, or a wider ICD filter; icd=None takes everyone.")
 
 
